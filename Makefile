@@ -1,0 +1,37 @@
+# The two commands that matter: `make quickstart` and `make test`. Each sets up what it needs.
+PYTHON ?= python3.11
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+
+.PHONY: quickstart test unit lint clean
+
+quickstart: $(VENV)/.quickstart  ## videos -> features -> trained, evaluated, tracked model
+	$(BIN)/python -m launch.quickstart
+
+test: $(VENV)/.dev  ## every test, the end-to-end run included
+	$(BIN)/python -m pytest
+
+unit: $(VENV)/.dev  ## the tests that take seconds
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.dev  ## format, lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.quickstart: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing the environment into $(VENV) (a few minutes the first time)"
+	$(PIP) --editable '.[quickstart]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.quickstart
+	$(PIP) --editable '.[quickstart,dev]'
+	@touch $@
+
+clean:  ## remove what the commands above made
+	rm -rf $(VENV) data/quickstart runs/quickstart
