@@ -1,0 +1,31 @@
+"""How many trainable parameters does the model have, part by part?
+
+python -m launch.parameters --width 256 --layers [-1,-2,-3,-4]
+"""
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from model.parameters import parameter_table
+from model.sdst import SDST, SDSTConfig
+from trainer.cli import command, parse_config
+
+
+@command
+def main(args: Sequence[str] | None = None) -> None:
+    """Print the table for one model configuration; the flags are the fields of SDSTConfig."""
+    rows = parameter_table(SDST(parse_config(SDSTConfig, args, __doc__)))
+    total = sum(count for _, count in rows)
+    table = Table("part", title="trainable parameters")
+    table.add_column("count", justify="right")
+    table.add_column("share", justify="right")
+    for part, count in [*rows, ("total", total)]:
+        table.add_row(part, f"{count:,}", f"{count / total:.1%}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""What can be chosen about the model: every number and every ablation of the paper."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from model.attention import Backend
+from model.deformable import Kernel
+from model.fused import NormKernel
+
+SparseAttention = Literal["rdsa", "deformable", "deformable_pure_init", "cross"]
+
+
+@dataclass(frozen=True)
+class SDSTConfig:
+    """Shape of SDST. The defaults are the published QVHighlights model (InternVideo2-1B features).
+
+    video_width, text_width: widths Dv and Dt of the frozen features.
+    layers: the stored feature layer that feeds each recurrence step; -1 is the deepest. Any order,
+        and a layer may repeat: (-1, -1, -1) runs the shared layer three times on the last one.
+    width, heads, points, queries: F, H, P and M of the alphabet.
+    feed_forward_ratio: hidden width of the feed-forward networks, in units of `width`.
+    endpoints: give every clip its start and end in [0, 1] of the video.
+    input_dropout: on the frozen features; dropout: on every residual branch.
+    sparse_attention: how the queries read the dense stream: RDSA (the paper), deformable
+        cross-attention, the same without the hand-made initial offsets, or plain cross-attention.
+    query_self_attention: let the queries see each other.
+    query_dropout: share of the queries left out of each training example.
+    actionness: score each span once more from the clips it covers (1-D RoIAlign).
+    roi_bins, roi_scale: bins per span, and how much wider than the span is looked at.
+    attention_backend, deformable_kernel, norm_kernel: which implementation computes; the numbers
+        stay the same. What is asked for and not installed is refused when the model is built.
+    """
+
+    video_width: int = 768
+    text_width: int = 1024
+    layers: tuple[int, ...] = (-1, -2, -3, -4)
+    width: int = 256
+    heads: int = 8
+    points: int = 4
+    queries: int = 30
+    feed_forward_ratio: int = 4
+    endpoints: bool = True
+    input_dropout: float = 0.5
+    dropout: float = 0.1
+    sparse_attention: SparseAttention = "rdsa"
+    query_self_attention: bool = True
+    query_dropout: float = 0.0
+    actionness: bool = True
+    roi_bins: int = 16
+    roi_scale: float = 1.5
+    attention_backend: Backend = "sdpa"
+    deformable_kernel: Kernel = "torch"
+    norm_kernel: NormKernel = "torch"
+
+    def __post_init__(self) -> None:
+        for name in ("video_width", "text_width", "width", "heads", "points", "queries"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("feed_forward_ratio", "roi_bins"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("input_dropout", "dropout", "query_dropout"):
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
+        _require(self.roi_scale > 0, "roi_scale", self.roi_scale, "positive")
+        _require(len(self.layers) > 0, "layers", self.layers, "a list of layer indices, e.g. [-1]")
+        _require(
+            self.width % (2 * self.heads) == 0,
+            "width",
+            self.width,
+            f"a multiple of 2 * heads = {2 * self.heads}",
+        )
+
+
+def _require(condition: bool, field: str, value: object, wanted: str) -> None:
+    if not condition:
+        raise ValueError(f"{field} is {value!r}: make it {wanted}")

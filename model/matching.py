@@ -1,0 +1,65 @@
+"""Which query answers for which ground-truth window: minimum-cost bipartite matching (DETR)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from model.spans import pairwise_iou, to_edges
+
+
+@dataclass(frozen=True)
+class MatchingCost:
+    """Weights of the terms of the matching cost, and the focal loss's alpha and gamma in it."""
+
+    classification: float = 6.0
+    l1: float = 5.0
+    iou: float = 2.0
+    alpha: float = 0.25
+    gamma: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name in ("classification", "l1", "iou", "gamma"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: make it 0 or more")
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha is {self.alpha!r}: make it between 0 and 1")
+
+
+@torch.no_grad()
+def matching_cost(logits: Tensor, spans: Tensor, windows: Tensor, cost: MatchingCost) -> Tensor:
+    """Cost of giving window n to query m after step s: logits (S, B, M), spans (S, B, M, 2) and
+    windows (B, N, 2) in centre-width -> (S, B, M, N) float32."""
+    logits, spans, windows = logits.float(), spans.float(), windows.float()
+    p = logits.sigmoid()
+    # What the focal loss would change if this query became a positive.
+    positive = cost.alpha * (1 - p) ** cost.gamma * -torch.nn.functional.logsigmoid(logits)
+    negative = (1 - cost.alpha) * p**cost.gamma * -torch.nn.functional.logsigmoid(-logits)
+    distance = (spans[..., None, :] - windows[None, :, None]).abs().sum(-1)  # (S, B, M, N)
+    overlap = pairwise_iou(to_edges(spans), to_edges(windows))  # (S, B, M, N)
+    relevance = (positive - negative)[..., None]  # (S, B, M, 1)
+    return cost.classification * relevance + cost.l1 * distance - cost.iou * overlap
+
+
+def match(
+    logits: Tensor, spans: Tensor, windows: Tensor, window_mask: Tensor, cost: MatchingCost
+) -> Tensor:
+    """Index of the window given to each query, -1 for none: shapes as `matching_cost`,
+    window_mask (B, N) True where real -> (S, B, M) int64 on the same device.
+
+    Every query gets at most one window and every window at most one query; where there are more
+    windows than queries, the dearest windows stay unmatched. All steps and pairs cross to the host
+    in one copy. A non-finite cost counts as very dear instead of failing here: a diverged loss is
+    for the training loop to see, on all ranks together.
+    """
+    costs = matching_cost(logits, spans, windows, cost).nan_to_num(1e6, 1e6, -1e6)
+    marked = costs.masked_fill(~window_mask[None, :, None], torch.inf)  # the mask travels along
+    host = marked.cpu().numpy()  # (S, B, M, N)
+    assigned = np.full(logits.shape, -1, dtype=np.int64)  # (S, B, M)
+    for step, pair in np.ndindex(*host.shape[:2]):
+        real = np.flatnonzero(np.isfinite(host[step, pair, 0]))
+        queries, chosen = linear_sum_assignment(host[step, pair][:, real])
+        assigned[step, pair, queries] = real[chosen]
+    return torch.from_numpy(assigned).to(logits.device, non_blocking=True)

@@ -1,0 +1,46 @@
+"""What the losses need of the other ranks: global sums and the global batch, with gradients."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Number of ranks, 1 outside torch.distributed."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def total(x: Tensor) -> Tensor:
+    """Sum over all ranks, without gradient."""
+    x = x.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(x)
+    return x
+
+
+def gather(x: Tensor) -> Tensor:
+    """(B, ...) of every rank -> (ranks * B, ...), in rank order; B must be equal on all ranks.
+
+    For losses that every rank computes alike from gathered values only. Each rank then holds the
+    whole gradient of its own rows, so nothing is exchanged backwards; it is multiplied by the
+    number of ranks, because DistributedDataParallel divides by it.
+    """
+    if world_size() == 1:
+        return x
+    gathered: Tensor = _Gather.apply(x)  # type: ignore[no-untyped-call]  # torch leaves it so
+    return gathered
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        parts = [
+            torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())
+        ]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:
+        ranks = world_size()
+        return gradients[0].chunk(ranks)[dist.get_rank()] * ranks

@@ -1,0 +1,41 @@
+"""Span arithmetic against counting on a fine grid of instants."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.spans import iou, pairwise_iou, to_centre_width, to_edges
+
+EDGE = st.integers(0, 50)
+
+
+@settings(deadline=None)
+@given(EDGE, EDGE, EDGE, EDGE)
+def test_iou_is_shared_over_covered_instants(a, b, c, d):
+    first, second = (set(range(min(x), max(x))) for x in ((a, b), (c, d)))
+    covered = first | second
+    expected = len(first & second) / len(covered) if covered else 0.0
+    spans = [torch.tensor([min(x), max(x)], dtype=torch.float32) for x in ((a, b), (c, d))]
+    assert abs(iou(*spans).item() - expected) < 1e-6
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 2**31))
+def test_pairwise_iou_is_iou_of_every_pair(seed):
+    generator = torch.Generator().manual_seed(seed)
+    a, b = (torch.rand(n, 2, generator=generator).sort(-1).values for n in (4, 3))
+    table = pairwise_iou(a, b)
+    for i in range(4):
+        for j in range(3):
+            assert torch.equal(table[i, j], iou(a[i], b[j]))
+
+
+@settings(deadline=None)
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_the_two_forms_of_a_span_convert_into_each_other(a, b):
+    edges = torch.tensor(sorted((a, b)), dtype=torch.float64)
+    assert torch.allclose(to_edges(to_centre_width(edges)), edges)
+
+
+def test_an_inverted_span_overlaps_nothing():
+    assert iou(torch.tensor([0.6, 0.4]), torch.tensor([0.0, 1.0])) == 0
