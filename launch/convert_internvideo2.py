@@ -1,0 +1,121 @@
+"""Convert InternVideo2's published checkpoint to safetensors, once.
+
+    python -m launch.convert_internvideo2 --checkpoint InternVideo2-stage2_1b-224p-f4.pt \
+        --vocabulary vocab.txt --output weights/internvideo2-1b
+
+The checkpoint is read without unpickling anything but tensors, and the extraction then reads only
+safetensors. The folder gets `vision.safetensors`, `text.safetensors` and `tokenizer.json`. Weights
+keep the checkpoint's names and types. Keys that neither encoder has a use for are listed; a key
+that is missing or unexpected is an error, and nothing is written.
+"""
+
+import pickle
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from data_pipeline.errors import InputError
+from model.backbones.internvideo2 import InternVideo2, InternVideo2Config
+from model.backbones.internvideo2_text import InternVideo2Text, InternVideo2TextConfig
+from trainer.cli import command, parse_config
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Which files to convert, and the sizes they are checked against."""
+
+    checkpoint: Path
+    """The published file, such as InternVideo2-stage2_1b-224p-f4.pt."""
+    vocabulary: Path
+    """vocab.txt of bert-large-uncased."""
+    output: Path
+    """Folder of the converted files."""
+    vision: InternVideo2Config = field(default_factory=InternVideo2Config)
+    text: InternVideo2TextConfig = field(default_factory=InternVideo2TextConfig)
+
+
+@command
+def main(args: list[str] | None = None) -> int:
+    """Convert as the flags say; returns the exit status."""
+    config = parse_config(ConvertConfig, args, __doc__)
+    checkpoint = read_checkpoint(config.checkpoint)
+    tokenizer = wordpiece_tokenizer(config.vocabulary)
+    with torch.device("meta"):  # to check names and shapes; the weights are not copied
+        vision = InternVideo2(config.vision)
+        text = InternVideo2Text(config.text, tokenizer)
+    try:
+        skipped = set(vision.load_official(checkpoint)) & set(text.load_official(checkpoint))
+    except ValueError as error:
+        raise InputError(
+            f"{config.checkpoint}: {error}; is it the stage-2 checkpoint of this size?"
+        ) from error
+    config.output.mkdir(parents=True, exist_ok=True)
+    for name, prefix, encoder in (
+        ("vision.safetensors", "vision_encoder.", vision),
+        ("text.safetensors", "text_encoder.", text),
+    ):
+        weights = {prefix + key: value.contiguous() for key, value in encoder.state_dict().items()}
+        _write(config.output / name, partial(save_file, weights))
+        print(f"{config.output / name}: {len(weights)} tensors")
+    _write(config.output / "tokenizer.json", lambda path: path.write_text(tokenizer, "utf-8"))
+    print(f"skipped, of no use to the encoders ({len(skipped)} keys):")
+    print("\n".join(f"  {key}" for key in sorted(skipped)))
+    return 0
+
+
+def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
+    """The state dict under `model` or `module` of a .pt file, without running code from it.
+
+    Raises InputError for a file that is not there, not a checkpoint or holds more than tensors.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint; download it from the authors' model page")
+    try:
+        # Files in the zip format are mapped, not read: only the tensors that are kept get copied.
+        content = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path}: not a checkpoint that holds tensors only ({cause}); download it again"
+        ) from error
+    for key in ("model", "module"):
+        weights = content.get(key) if isinstance(content, dict) else None
+        if isinstance(weights, dict) and all(torch.is_tensor(value) for value in weights.values()):
+            return weights
+    raise InputError(f"{path}: no weights under 'model' or 'module'; is it the published file?")
+
+
+def wordpiece_tokenizer(vocabulary: Path) -> str:
+    """The tokenizer.json of lower-casing BERT for a vocab.txt, one word piece per line."""
+    try:
+        from tokenizers import BertWordPieceTokenizer
+    except ImportError as error:
+        raise InputError("the text encoder needs transformers: pip install transformers") from error
+    if not vocabulary.is_file():
+        raise InputError(f"{vocabulary}: no such file; it is vocab.txt of bert-large-uncased")
+    pieces = vocabulary.read_text("utf-8").splitlines()
+    for special in ("[PAD]", "[UNK]", "[CLS]", "[SEP]"):
+        if special not in pieces:
+            raise InputError(f"{vocabulary}: no {special}; it must be a BERT vocabulary, vocab.txt")
+    numbers = {piece: index for index, piece in enumerate(pieces)}
+    return str(BertWordPieceTokenizer(numbers, lowercase=True).to_str())
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Under its own name the file is complete or absent."""
+    temporary = path.with_name(path.name + ".partial")
+    write(temporary)
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
