@@ -1,0 +1,163 @@
+"""Which sentence describes which part of which video: rows in the format of QVHighlights."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.errors import InputError
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One sentence about one video, a row of an annotation file.
+
+    `windows` are (start, end) in seconds, None where the ground truth is withheld. `saliency` holds
+    the annotators' scores 0..4 of each relevant clip, {clip index: (score, ...)}, None where the
+    data set has none; clip i covers [2 i, 2 i + 2) seconds as in QVHighlights.
+    """
+
+    qid: int | str
+    query: str
+    vid: str
+    duration: float
+    windows: tuple[tuple[float, float], ...] | None = None
+    saliency: dict[int, tuple[float, ...]] | None = None
+
+    def to_row(self) -> dict[str, Any]:
+        """The JSON object of this row, keys as in QVHighlights' files."""
+        row: dict[str, Any] = {
+            "qid": self.qid,
+            "query": self.query,
+            "duration": self.duration,
+            "vid": self.vid,
+        }
+        if self.windows is not None:
+            row["relevant_windows"] = [list(window) for window in self.windows]
+        if self.saliency is not None:
+            row["relevant_clip_ids"] = list(self.saliency)
+            row["saliency_scores"] = [list(scores) for scores in self.saliency.values()]
+        return row
+
+
+def parse_row(row: Any) -> Annotation:
+    """One annotation from its JSON object.
+
+    Raises ValueError that says what is wrong with the row. Windows are taken as they are written:
+    degenerate ones (end <= start; Ego4D-NLQ has 963) are for the reader's policy, not an error.
+    """
+    if not isinstance(row, dict):
+        raise ValueError(f"expected a JSON object, found {type(row).__name__}")
+    for key, kinds in (
+        ("qid", (int, str)),
+        ("query", str),
+        ("vid", str),
+        ("duration", (int, float)),
+    ):
+        if key not in row:
+            raise ValueError(f"key {key!r} is missing")
+        if not isinstance(row[key], kinds) or isinstance(row[key], bool):
+            raise ValueError(f"{key!r} has the wrong type: {row[key]!r}")
+    if not (math.isfinite(row["duration"]) and row["duration"] > 0):
+        raise ValueError(
+            f"'duration' must be a positive number of seconds, found {row['duration']!r}"
+        )
+    if not row["vid"] or not row["query"].strip():
+        raise ValueError("'vid' and 'query' must not be empty")
+    return Annotation(
+        qid=row["qid"],
+        query=row["query"],
+        vid=row["vid"],
+        duration=float(row["duration"]),
+        windows=_windows(row.get("relevant_windows")),
+        saliency=_saliency(row.get("relevant_clip_ids"), row.get("saliency_scores")),
+    )
+
+
+def _numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(
+        isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values
+    )
+
+
+def _windows(value: Any) -> tuple[tuple[float, float], ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or any(not _numbers(w) or len(w) != 2 for w in value):
+        raise ValueError(f"'relevant_windows' must be a list of [start, end] seconds: {value!r}")
+    return tuple((float(start), float(end)) for start, end in value)
+
+
+def _saliency(clip_ids: Any, scores: Any) -> dict[int, tuple[float, ...]] | None:
+    if clip_ids is None or scores is None:
+        return None
+    if not isinstance(scores, list) or not _numbers(clip_ids) or len(clip_ids) != len(scores):
+        raise ValueError("'relevant_clip_ids' and 'saliency_scores' must be lists of one length")
+    if any(not _numbers(s) or not s for s in scores):
+        raise ValueError("'saliency_scores' must hold a list of annotators' scores for each clip")
+    return {int(clip): tuple(s) for clip, s in zip(clip_ids, scores, strict=True)}
+
+
+def iter_rows(path: str | Path) -> Iterator[tuple[int, Any]]:
+    """(line number, JSON value) of each non-empty line of a JSONL file.
+
+    Raises InputError naming file and line for an unreadable file or a line that is not JSON.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    try:
+                        yield number, json.loads(line)
+                    except json.JSONDecodeError as error:
+                        raise InputError(
+                            f"{path}:{number}: not valid JSON ({error.msg})"
+                        ) from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a UTF-8 text file; is this a JSONL file?") from error
+
+
+def read_annotations(path: str | Path) -> list[Annotation]:
+    """All rows of an annotation file, in file order.
+
+    Raises InputError with file and line number for a malformed row, a qid that occurs twice, two
+    durations for one video, or a file without rows.
+    """
+    annotations: list[Annotation] = []
+    qids: dict[int | str, int] = {}
+    durations: dict[str, float] = {}
+    for number, row in iter_rows(path):
+        try:
+            annotation = parse_row(row)
+        except ValueError as error:
+            raise InputError(f"{path}:{number}: {error}; mend or remove this row") from error
+        if annotation.qid in qids:
+            raise InputError(
+                f"{path}:{number}: qid {annotation.qid!r} occurs twice "
+                f"(first on line {qids[annotation.qid]}); qids must be unique"
+            )
+        known = durations.setdefault(annotation.vid, annotation.duration)
+        if known != annotation.duration:
+            raise InputError(
+                f"{path}:{number}: video {annotation.vid!r} lasts {annotation.duration} s here and "
+                f"{known} s on an earlier line; make them agree"
+            )
+        qids[annotation.qid] = number
+        annotations.append(annotation)
+    if not annotations:
+        raise InputError(f"{path}: holds no annotation rows")
+    return annotations
+
+
+def write_annotations(path: str | Path, annotations: Iterable[Annotation]) -> None:
+    """Write rows as JSONL; the file appears complete or not at all."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        for annotation in annotations:
+            file.write(json.dumps(annotation.to_row(), ensure_ascii=False) + "\n")
+    temporary.replace(path)

@@ -1,0 +1,59 @@
+"""Where do extraction's actors run: on a Ray of this process's own, or on a cluster?"""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+OBJECT_STORE_BYTES = 256 * 2**20
+"""Shared memory of a local Ray: decoded pieces on their way, a few per actor."""
+
+
+@contextmanager
+def ray_session(cpus: int | None = None) -> Iterator[None]:
+    """Connect to the cluster that RAY_ADDRESS names, else start Ray here for as long as this lasts.
+
+    `cpus` limits a local Ray (default: all cores). On a cluster the packages must be installed, or
+    come with the job (`ray job submit --working-dir`). Nothing to do if Ray is running already.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    terminate = signal.getsignal(signal.SIGTERM)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # One failure is told once: what other actors die of in the meantime adds nothing.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        # Workers of a local Ray inherit the environment: so they find a checkout's packages too.
+        root = str(Path(__file__).resolve().parent.parent)
+        known = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = os.pathsep.join([root, known] if known else [root])
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        # By default glibc returns an encoder's temporaries to the system after every layer: a
+        # quarter of the processor time went into faulting the same pages in again.
+        for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
+            os.environ.setdefault(name, str(2**30))
+        # Ray gives its workers the lowest priority, and anything else that runs starves them.
+        os.environ.setdefault("RAY_worker_niceness", "0")
+        ray.init(
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+        )
+    if threading.current_thread() is threading.main_thread():
+        # Ray's own handler ends its processes under a driver that still talks to them, which
+        # aborts; a job that unwinds ends them itself, below.
+        signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        ray.shutdown()

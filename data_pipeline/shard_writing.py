@@ -1,0 +1,206 @@
+"""How is a shard written: complete or not at all, with bytes that its inputs determine?"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import tarfile
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.shards import FORMAT, MEMBERS, Half, Provenance, Sample, SampleEntry
+
+_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
+_BLOCK = tarfile.BLOCKSIZE
+TEMPORARY = ".tmp"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A video that is in no shard: its id, a class to count by, and the cause in one line."""
+
+    vid: str
+    kind: str
+    cause: str
+
+
+def sample_key(vid: str) -> str:
+    """Name of a sample in its tar: the id with all but a-z, 0-9, - and _ percent-encoded.
+
+    `webdataset` ends a key at the first dot and some file systems do not tell upper from lower
+    case: with neither in the key, different ids keep different keys wherever a tar is unpacked.
+    """
+    return "".join(chr(b) if b in _PLAIN else f"%{b:02x}" for b in vid.encode())
+
+
+class ShardWriter:
+    """Writes one shard under a temporary name; `commit` gives it its name, its index last.
+
+    A shard exists if and only if its index does. Headers carry no time and no owner, members stand
+    in a fixed order: equal samples make equal bytes. Used in a `with` statement, it removes what
+    was not committed.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder, self._name = folder, name
+        self._path = folder / f".{name}.tar.{uuid.uuid4().hex}{TEMPORARY}"
+        self._file = self._path.open("wb")
+        self._hash = hashlib.sha256()
+        self._offset = 0
+        self._entries: list[SampleEntry] = []
+        self._shapes: dict[str, list[int]] = {}
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        with contextlib.suppress(FileNotFoundError):  # gone after a commit
+            self._path.unlink()
+
+    def add(self, sample: Sample) -> None:
+        """Append a sample."""
+        key, offset = sample_key(sample.vid), self._offset
+        data = {
+            "video.npy": _npy(sample.video),
+            "text.npy": _npy(sample.text),
+            "json": to_json(sample.details()).encode(),
+        }
+        members = {name: self._member(f"{key}.{name}", data[name]) for name in MEMBERS}
+        self._shapes = {
+            "video": list(sample.video.shape[1:]),
+            "text": list(sample.text.shape[1:]),
+        }
+        self._entries.append(
+            SampleEntry(
+                key=key,
+                vid=sample.vid,
+                shard=0,
+                offset=offset,
+                size=self._offset - offset,
+                clips=len(sample.video),
+                queries=tuple(query.tokens[1] - query.tokens[0] for query in sample.queries),
+                members=members,
+            )
+        )
+
+    def commit(self, failures: Sequence[Failure] = ()) -> dict[str, Any]:
+        """Make the shard exist; returns its index."""
+        end = 2 * _BLOCK
+        self._write(bytes(end + -(self._offset + end) % tarfile.RECORDSIZE))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        index = {
+            "format": FORMAT,
+            "name": self._name,
+            "sha256": self._hash.hexdigest(),
+            "bytes": self._offset,
+            "shapes": self._shapes,
+            "samples": [entry.to_json() for entry in self._entries],
+            "failures": [dataclasses.asdict(failure) for failure in failures],
+        }
+        self._path.replace(self._folder / f"{self._name}.tar")
+        write_json(self._folder / f"{self._name}.json", index)
+        return index
+
+    def _member(self, name: str, data: bytes) -> tuple[int, int]:
+        info = tarfile.TarInfo(name)  # time, owner and group stay 0
+        info.size, info.mode = len(data), 0o644
+        self._write(info.tobuf(tarfile.GNU_FORMAT))
+        offset = self._offset
+        self._write(data)
+        self._write(bytes(-len(data) % _BLOCK))
+        return offset, len(data)
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._hash.update(data)
+        self._offset += len(data)
+
+
+def _npy(array: Half) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0))
+    return buffer.getvalue()
+
+
+def to_json(value: Any) -> str:
+    """JSON with one spelling for one value."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, complete or not at all."""
+    write_text(path, to_json(value) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, complete or not at all."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what an interrupted run left behind."""
+    for path in folder.glob(f".*{TEMPORARY}"):
+        path.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(
+    folder: Path,
+    split: str,
+    provenance: Provenance,
+    annotations: dict[str, Any],
+    indexes: Iterable[dict[str, Any]],
+) -> dict[str, Any]:
+    """Write manifest.json, which makes a set of committed shards a data set; returns it.
+
+    `annotations` says which file the rows came from (`name`, `sha256`, `videos`, `queries`).
+    """
+    indexes = list(indexes)
+    filled = [index for index in indexes if index["samples"]]
+
+    def shard(index: dict[str, Any]) -> dict[str, Any]:
+        samples = index["samples"]
+        return {
+            "name": index["name"],
+            "sha256": index["sha256"],
+            "bytes": index["bytes"],
+            "videos": len(samples),
+            "queries": sum(len(sample["queries"]) for sample in samples),
+            "clips": sum(sample["clips"] for sample in samples),
+            "failures": len(index["failures"]),
+        }
+
+    shards = [shard(index) for index in indexes]
+    manifest = {
+        "format": FORMAT,
+        "split": split,
+        "provenance": dataclasses.asdict(provenance),
+        "annotations": annotations,
+        "shapes": filled[0]["shapes"],
+        "shards": shards,
+        "totals": {
+            name: sum(shard[name] for shard in shards)
+            for name in ("videos", "queries", "clips", "bytes", "failures")
+        },
+    }
+    write_json(folder / "manifest.json", manifest)
+    return manifest

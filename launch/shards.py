@@ -1,0 +1,92 @@
+"""Look into a set of feature shards: `verify`, `stats` or `ls` a folder that extraction made."""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from data_pipeline.shards import FeatureSet
+from data_pipeline.verify import read_failures, verify
+from trainer.cli import command, make_parser, parse
+
+EXIT_FAULTS = 1
+CONSOLE = Console(soft_wrap=True, highlight=False)
+
+
+@command
+def main(args: Sequence[str] | None = None) -> int:
+    """Status 1 if `verify` finds a fault."""
+    parser = make_parser(__doc__)
+    parser.add_argument("action", type=Literal["verify", "stats", "ls"], help="what to do")
+    parser.add_argument("folder", type=Path, help="folder of manifest.json")
+    parser.add_argument(
+        "--annotations", type=Path | None, help="for verify: rows that must be covered"
+    )
+    values = parse(parser, args)
+    if values.action == "verify":
+        return check(values.folder, values.annotations)
+    features = FeatureSet(values.folder)
+    if values.action == "stats":
+        tell_statistics(features)
+    else:
+        list_samples(features)
+    return 0
+
+
+def check(folder: Path, annotations: Path | None) -> int:
+    """Print every fault, and how many there are."""
+    count = 0
+    for fault in verify(folder, annotations):
+        CONSOLE.print(f"error: {fault}", markup=False)
+        count += 1
+    if count:
+        CONSOLE.print(f"{folder}: {count} faults; remove the shards they name and extract again")
+        return EXIT_FAULTS
+    totals = FeatureSet(folder).manifest["totals"]
+    CONSOLE.print(
+        f"{folder}: whole; {totals['videos']} videos, {totals['queries']} queries, "
+        f"{totals['clips']} clips, {totals['failures']} failures recorded"
+    )
+    return 0
+
+
+def tell_statistics(features: FeatureSet) -> None:
+    """Print what the set holds and how it was made."""
+    table = Table(show_header=False, box=None)
+    totals = features.manifest["totals"]
+    clips = [sample.clips for sample in features.samples]
+    rows = {
+        "split": features.split,
+        "annotations": features.manifest["annotations"]["name"],
+        "videos": f"{totals['videos']} of {features.manifest['annotations']['videos']}",
+        "queries": f"{totals['queries']} of {features.manifest['annotations']['queries']}",
+        "features": f"{sum(clips)} clips, {min(clips)} to {max(clips)} a video",
+        "shards": f"{len(features.shards)}, {totals['bytes'] / 1e6:.1f} MB",
+        "video shape": _axes("L", *features.video_shape),
+        "text shape": _axes("T", *features.text_shape),
+        **features.provenance.summary(),
+    }
+    failures = Counter(row["kind"] for row in read_failures(features.folder))
+    rows["failures"] = ", ".join(f"{n} {kind}" for kind, n in failures.items()) or "none"
+    for name, value in rows.items():
+        table.add_row(name, value)
+    CONSOLE.print(table)
+
+
+def _axes(*shape: int | str) -> str:
+    return f"({', '.join(map(str, shape))})"
+
+
+def list_samples(features: FeatureSet) -> None:
+    """Print one line per sample, for other programs too: shard, id, clips, queries, bytes."""
+    for sample in features.samples:
+        name = features.path(sample.shard).name
+        print(name, sample.vid, sample.clips, len(sample.queries), sample.size, sep="\t")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

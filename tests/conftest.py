@@ -1,0 +1,88 @@
+"""Feature sets made in a moment, for every test that reads shards."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_pipeline.annotations import Annotation
+from data_pipeline.shard_writing import ShardWriter, write_manifest
+from data_pipeline.shards import FeatureSet, Provenance, Sample, StoredQuery
+
+TOPICS, LAYERS, VIDEO_WIDTH, TEXT_WIDTH = 6, 2, 12, 10
+
+PROVENANCE = Provenance(
+    video_encoder="generated",
+    video_weights=None,
+    video_layers=(0, 1),
+    text_encoder="generated",
+    text_weights=None,
+    text_layers=(0, 1),
+    tokenizer=None,
+    clip_length=2.0,
+    frames_per_clip=1,
+    preprocessing="none",
+    arithmetic="float32",
+    options={},
+    version="test",
+)
+
+
+def build_sample(random: np.random.Generator, vid: str, queries: int) -> Sample:
+    """A video of one topic after another; each query asks for one of them, in its own direction."""
+    lengths = random.integers(2, 5, size=4)
+    topics = random.permutation(TOPICS)[:4]
+    clips = np.repeat(topics, lengths)
+    duration = 2.0 * len(clips)
+    video = random.normal(0, 0.3, (len(clips), LAYERS, VIDEO_WIDTH))
+    video[np.arange(len(clips)), :, clips] += 2
+    texts, stored, tokens = [], [], 0
+    for number in range(queries):
+        place = number % 4
+        text = random.normal(0, 0.3, (int(random.integers(2, 6)), LAYERS, TEXT_WIDTH))
+        text[:, :, topics[place]] += 2
+        start = int(lengths[:place].sum())
+        relevant = range(start, start + int(lengths[place]))
+        annotation = Annotation(
+            qid=f"{vid}/{number}",
+            query=f"topic {topics[place]}",
+            vid=vid,
+            duration=duration,
+            windows=((2.0 * relevant.start, 2.0 * relevant.stop),),
+            saliency=dict.fromkeys(relevant, (4.0, 3.0, 4.0)),
+        )
+        texts.append(text)
+        stored.append(StoredQuery(annotation, (tokens, tokens + len(text))))
+        tokens += len(text)
+    return Sample(
+        vid,
+        duration,
+        2.0,
+        video.astype(np.float16),
+        np.concatenate(texts).astype(np.float16),
+        tuple(stored),
+    )
+
+
+def build_feature_set(
+    folder: Path, videos: int = 12, queries: int = 3, per_shard: int = 4, seed: int = 0
+) -> FeatureSet:
+    """A learnable set of `videos` x `queries` pairs."""
+    random = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    indexes = []
+    for first in range(0, videos, per_shard):
+        with ShardWriter(folder, f"{first // per_shard:05d}") as writer:
+            for number in range(first, min(first + per_shard, videos)):
+                writer.add(build_sample(random, f"s{seed}v{number}", queries))
+            indexes.append(writer.commit())
+    annotations: dict[str, Any] = {"name": "generated", "sha256": "", "videos": 0, "queries": 0}
+    write_manifest(folder, folder.name, PROVENANCE, annotations, indexes)
+    return FeatureSet(folder)
+
+
+@pytest.fixture(scope="session")
+def make_features() -> Callable[..., FeatureSet]:
+    return build_feature_set

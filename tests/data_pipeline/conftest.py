@@ -1,0 +1,68 @@
+"""Tiny videos whose every frame tells its number."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+MakeVideo = Callable[..., Path]
+
+
+def write_video(
+    path: Path,
+    frames: int = 40,
+    rate: int = 10,
+    size: tuple[int, int] = (96, 64),
+    codec: str = "libx264",
+    first: int = 0,
+    audio_seconds: float = 0.0,
+    picture: Callable[[int], Any] | None = None,
+    **options: str,
+) -> Path:
+    """A video whose frame n is grey of level `grey_of(n)`, or `picture(n)` (H, W, 3) uint8.
+
+    `first` is the number of frame durations by which the pictures start after time 0;
+    `options` go to the encoder, `movflags` to the container.
+    """
+    width, height = size
+    container_options = {k: options.pop(k) for k in ("movflags",) if k in options}
+    with av.open(str(path), "w", options=container_options) as container:
+        stream: Any = container.add_stream(codec, rate=rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        sound: Any = container.add_stream("aac", rate=8000) if audio_seconds else None
+        if sound:
+            sound.layout = "mono"
+            silence = np.zeros((1, int(8000 * audio_seconds)), dtype=np.float32)
+            frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
+            frame.sample_rate = 8000
+            frame.pts = 0
+            container.mux([*sound.encode(frame), *sound.encode(None)])
+        for number in range(frames):
+            pixels = np.full((height, width, 3), grey_of(number), np.uint8)
+            if picture is not None:
+                pixels = picture(number)
+            image = av.VideoFrame.from_ndarray(pixels, "rgb24")
+            image.pts = number + first
+            container.mux(stream.encode(image))
+        container.mux(stream.encode(None))
+    return path
+
+
+def grey_of(number: int) -> int:
+    """Brightness of frame `number`: one step is well above what compression blurs."""
+    return 20 + 5 * (number % 44)
+
+
+@pytest.fixture(scope="session")
+def make_video() -> MakeVideo:
+    """The function above."""
+    return write_video
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four seconds at ten frames a second, with B-frames and several groups of pictures."""
+    return write_video(tmp_path_factory.mktemp("video") / "plain.mp4", g="12", bf="3")
