@@ -1,0 +1,182 @@
+"""Measure predictions against annotations, compare two, or judge a submission.
+
+    python -m launch.evaluate --predictions P.jsonl --annotations A.jsonl --dataset qvhighlights
+    python -m launch.evaluate --predictions P.jsonl --annotations A.jsonl --versus Q.jsonl
+    python -m launch.evaluate --check submission.zip --annotations val.jsonl test.jsonl
+
+Exit status: 0, 1 if a checked submission has faults, 2 if an input cannot be used.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from data_pipeline.annotations import Annotation, read_annotations
+from data_pipeline.errors import InputError
+from trainer import cli
+from trainer.metrics import DATASETS, Evaluation, evaluate, read_ground_truth, read_predictions
+from trainer.metrics.bootstrap import (
+    LEVEL,
+    RESAMPLES,
+    Difference,
+    Interval,
+    differences,
+    intervals,
+)
+from trainer.submission import check
+
+FAULTS_FOUND = 1
+
+
+@cli.command
+def main(args: list[str] | None = None) -> int:
+    """Read the command line and do the one thing it asks for."""
+    parser = cli.make_parser((__doc__ or "").partition("\n")[0])
+    parser.add_argument("--predictions", type=Path, help="JSONL file of predictions")
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        nargs="+",
+        help="JSONL file with the ground truth; for --check one for each split, if at hand",
+    )
+    parser.add_argument("--dataset", default="qvhighlights", choices=list(DATASETS))
+    parser.add_argument("--json", type=Path, help="write every figure to this file")
+    parser.add_argument("--versus", type=Path, help="second file of predictions to compare with")
+    parser.add_argument(
+        "--official",
+        action="store_true",
+        help="give the number of QVHighlights' script also where it misleads",
+    )
+    parser.add_argument("--check", type=Path, help="judge a submission (.zip or .jsonl) instead")
+    given = cli.parse(parser, args)
+    files: list[Path] = given.annotations or []
+    if given.check is not None:
+        return _check(given.check, files, given.dataset)
+    if given.predictions is None or len(files) != 1:
+        raise InputError("give --predictions and one --annotations file, or --check a submission")
+    _measure(given.predictions, files[0], given)
+    return 0
+
+
+def _measure(path: Path, truth_path: Path, given: Any) -> None:
+    annotations = read_ground_truth(truth_path, given.dataset)
+    evaluation = _evaluated(path, annotations, given)
+    spread = intervals(evaluation)
+    other = gaps = None
+    if given.versus is not None:
+        other = _evaluated(given.versus, annotations, given)
+        gaps = differences(evaluation, other)
+    origin = _provenance(path)
+    _print(evaluation, spread, other, gaps, (path, truth_path, given.versus), origin)
+    if given.json is None:
+        return
+    record: dict[str, Any] = {
+        **evaluation.official(),
+        "dataset": given.dataset,
+        "official": given.official,
+        "predictions": _identity(path),
+        "annotations": _identity(truth_path),
+        "provenance": origin,
+        "queries": len(evaluation.qids),
+        "videos": len(set(evaluation.vids)),
+        "metrics": evaluation.summary,
+        "intervals": spread,
+        "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "unit": "video"},
+        "warnings": evaluation.warnings,
+    }
+    if other is not None and gaps is not None:
+        record["versus"] = {
+            "predictions": _identity(given.versus),
+            "metrics": other.summary,
+            "differences": {
+                name: {"value": gap.value, "interval": gap.interval} for name, gap in gaps.items()
+            },
+        }
+    temporary = given.json.with_name(f".{given.json.name}.tmp")
+    try:
+        temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.replace(given.json)
+    except OSError as error:
+        raise InputError(f"{given.json}: cannot be written: {error.strerror}") from error
+
+
+def _evaluated(path: Path, annotations: Sequence[Annotation], given: Any) -> Evaluation:
+    rows = read_predictions(path, annotations)
+    evaluation = evaluate(rows, annotations, given.dataset, given.official)
+    for warning in evaluation.warnings:
+        print(f"warning: {path}: {warning}", file=sys.stderr)
+    return evaluation
+
+
+def _identity(path: Path) -> dict[str, str]:
+    return {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def _provenance(path: Path) -> Any:
+    """What the run that wrote the predictions recorded beside them in metrics.json, if anything."""
+    try:
+        return json.loads((path.parent / "metrics.json").read_text(encoding="utf-8"))["provenance"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # predictions of another program, or copied away from their run
+
+
+def _print(
+    evaluation: Evaluation,
+    spread: dict[str, Interval],
+    other: Evaluation | None,
+    gaps: dict[str, Difference] | None,
+    paths: tuple[Path, Path, Path | None],
+    origin: Any,
+) -> None:
+    predictions, truth, versus = paths
+    table = Table(
+        title=f"{evaluation.dataset}: {predictions} on {truth}",
+        caption=f"{len(evaluation.qids)} queries, {len(set(evaluation.vids))} videos; percent with "
+        f"{LEVEL:.0%} bootstrap intervals over videos\n"
+        + ("no provenance beside the predictions" if origin is None else f"made by {origin}"),
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("")
+    for heading in ("score", f"{LEVEL:.0%} interval"):
+        table.add_column(heading, justify="right")
+    if other is not None:
+        for heading in (str(versus), "difference", f"{LEVEL:.0%} interval"):
+            table.add_column(heading, justify="right")
+    for name, figure in evaluation.summary.items():
+        cells = [name, f"{figure:.2f}", _span(spread[name])]
+        if other is not None and gaps is not None and name in gaps:
+            gap = gaps[name]
+            style = "bold" if gap.clear else "dim"
+            cells += [f"{other.summary[name]:.2f}", f"[{style}]{gap.value:+.2f}[/]"]
+            cells += [f"[{style}]{_span(gap.interval, '+.2f')}[/]"]
+        table.add_row(*cells)
+    Console().print(table)
+
+
+def _span(interval: Interval, form: str = ".2f") -> str:
+    return f"{interval.low:{form}} … {interval.high:{form}}"
+
+
+def _check(path: Path, files: Sequence[Path], dataset: str) -> int:
+    annotations = [read_annotations(file) for file in files]
+    found = check(path, annotations, highlights=dataset == "qvhighlights")
+    for fault in found:
+        print(fault)
+    if not files:
+        print("note: without --annotations, qids, durations and lengths were not judged")
+    noun = "fault" if len(found) == 1 else "faults"
+    print(f"{path}: {len(found)} {noun}" if found else f"{path}: no fault found")
+    return FAULTS_FOUND if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Train, evaluate, track and use SDST models; `accelerate launch` runs `trainer/main.py`."""

@@ -1,0 +1,155 @@
+"""Which of a model's overlapping windows are shown, and where exactly do they begin and end?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Booleans = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class PostprocessConfig:
+    """What is done to predicted windows; the default is the field's for QVHighlights.
+
+    Attributes:
+        suppression: hard drops a window that meets a better one (NMS); linear and gaussian lower
+            its score instead (soft-NMS, Bodla et al., arXiv 1704.04503)
+        threshold: IoU from which hard drops and linear lowers
+        sigma: width of the gaussian
+        demote: list what hard would drop last, with score 0, instead of dropping it. This is how
+            published QVHighlights figures are made: a near-duplicate can still hit at IoU 0.95
+        unit: seconds to whose multiples edges are rounded, 0 for no rounding
+        keep: windows kept for each query, best first
+    """
+
+    suppression: Literal["none", "hard", "linear", "gaussian"] = "hard"
+    threshold: float = 0.7
+    sigma: float = 0.5
+    demote: bool = True
+    unit: float = 2.0
+    keep: int = 10
+
+    def __post_init__(self) -> None:
+        if self.suppression not in ("none", "hard", "linear", "gaussian"):
+            raise ValueError(
+                f"suppression {self.suppression!r} is not one of none, hard, linear, gaussian"
+            )
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold {self.threshold} is an IoU; give a number from 0 to 1")
+        if not self.sigma > 0:
+            raise ValueError(f"sigma {self.sigma} must be above 0")
+        if not 0 <= self.unit < float("inf"):
+            raise ValueError(f"unit {self.unit} must be seconds, 0 for no rounding")
+        if self.keep < 1:
+            raise ValueError(
+                f"keep {self.keep} must be at least 1: a query without windows scores 0"
+            )
+
+
+PRESETS: Mapping[str, PostprocessConfig] = {
+    "qvhighlights": PostprocessConfig(),
+    # Rounding as coarse as the 1 s clips would cost recall at IoU 0.7.
+    "charades": PostprocessConfig(suppression="linear", threshold=0.0, unit=0.1),
+    "tacos": PostprocessConfig(suppression="linear", threshold=0.0, unit=0.0),
+    "nlq": PostprocessConfig(suppression="linear", threshold=0.0, unit=0.0),
+    "activitynet": PostprocessConfig(suppression="linear", threshold=0.0, unit=0.0),
+}
+"""How the field post-processes each data set."""
+
+
+def postprocess(
+    windows: Floats,
+    durations: Sequence[float],
+    config: PostprocessConfig,
+    mask: Booleans | None = None,
+) -> list[Floats]:
+    """The windows to show of B queries, for each (at most `keep`, 3), best first.
+
+    `windows` (B, M, 3) are start, end in seconds and a score that is not negative; `mask` (B, M) is
+    True where a window is real (all, if None). Edges are rounded, then cut to [0, duration], then
+    the windows are suppressed: rounding makes duplicates, which suppression removes. Equal scores
+    keep their order.
+
+    Raises ValueError for shapes that do not fit.
+    """
+    if windows.ndim != 3 or windows.shape[2] != 3 or len(durations) != len(windows):
+        raise ValueError(
+            f"expected windows (B, M, 3) and B durations, not {windows.shape} and {len(durations)}"
+        )
+    real = np.ones(windows.shape[:2], dtype=bool) if mask is None else np.asarray(mask)
+    end = np.asarray(durations, dtype=np.float64)[:, None, None]
+    edges = np.clip(windows[..., :2].astype(np.float64), 0.0, end)
+    if config.unit:
+        edges = np.clip(_rounded(edges, end, config.unit), 0.0, end)
+    scores = windows[..., 2].astype(np.float64)
+    order = np.argsort(np.where(real, -scores, np.inf), axis=1, kind="stable")
+    edges = np.take_along_axis(edges, order[..., None], axis=1)
+    scores = np.take_along_axis(scores, order, axis=1)
+    real = np.take_along_axis(real, order, axis=1)
+    if config.suppression == "hard":
+        kept = _best_of_each_cluster(_iou(edges), real, config.threshold)
+        scores = np.where(kept, scores, 0.0)
+        shown = real if config.demote else kept
+        order = np.argsort(np.where(kept, 0, 1), axis=1, kind="stable")
+    else:
+        if config.suppression != "none":
+            scores = _lowered(_iou(edges), scores, real, config)
+        shown = real
+        order = np.argsort(np.where(real, -scores, np.inf), axis=1, kind="stable")
+    result = np.concatenate([edges, scores[..., None]], axis=2)  # (B, M, 3)
+    result = np.take_along_axis(result, order[..., None], axis=1)
+    shown = np.take_along_axis(shown, order, axis=1)
+    return [row[keep][: config.keep] for row, keep in zip(result, shown, strict=True)]
+
+
+def _rounded(edges: Floats, end: Floats, unit: float) -> Floats:
+    """(B, M, 2) edges at multiples of `unit`; one that would vanish gets the unit it is in."""
+    # The end of a video is an edge of its own, on no grid: what reaches it stays there.
+    rounded = np.where(edges < end, np.round(edges / unit) * unit, end)
+    middle = np.minimum(edges.mean(axis=2, keepdims=True), np.nextafter(end, 0.0))
+    cell = np.floor(middle / unit) * unit
+    cell = np.concatenate([cell, cell + unit], axis=2)
+    vanished = rounded[..., 1:] <= rounded[..., :1]
+    # Six decimals: 3 * 0.1 is 0.30000000000000004, which would be written so.
+    return np.asarray(np.round(np.where(vanished, cell, rounded), 6), dtype=np.float64)
+
+
+def _iou(edges: Floats) -> Floats:
+    """(B, M, M) of windows (B, M, 2) with each other, 0 for empty ones."""
+    start, end = edges[..., 0], edges[..., 1]
+    shared = np.minimum(end[:, :, None], end[:, None]) - np.maximum(
+        start[:, :, None], start[:, None]
+    )
+    shared = np.maximum(shared, 0.0)
+    length = end - start
+    union = length[:, :, None] + length[:, None] - shared
+    return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0))
+
+
+def _best_of_each_cluster(iou: Floats, real: Booleans, threshold: float) -> Booleans:
+    """(B, M): the windows, best first, that meet no better one that is itself kept."""
+    kept = real.copy()
+    for window in range(kept.shape[1]):
+        meets = iou[:, window, window + 1 :] >= threshold
+        kept[:, window + 1 :] &= ~(kept[:, window, None] & meets)
+    return kept
+
+
+def _lowered(iou: Floats, scores: Floats, real: Booleans, config: PostprocessConfig) -> Floats:
+    """(B, M) scores after each window, best first, has lowered those that are left."""
+    if config.suppression == "linear":
+        factor = np.where(iou >= config.threshold, 1.0 - iou, 1.0)
+    else:
+        factor = np.exp(-(iou**2) / config.sigma)
+    scores, left = scores.copy(), real.copy()
+    query = np.arange(len(scores))
+    for _ in range(scores.shape[1]):
+        best = np.where(left, scores, -np.inf).argmax(1)  # (B,)
+        # Where nothing is left the choice means nothing, and lowers nothing.
+        left[query, best] = False
+        scores = np.where(left, scores * factor[query, best], scores)
+    return scores

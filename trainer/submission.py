@@ -1,0 +1,191 @@
+"""Files that an evaluation server takes: how they are written, and what is wrong with one."""
+
+import json
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.annotations import Annotation
+from data_pipeline.errors import InputError
+from trainer.metrics.figures import RATED_CLIP
+from trainer.metrics.rows import SCORES, WINDOWS, Fault, Row, faults, row_fault
+
+MEMBERS = {"val": "hl_val_submission.jsonl", "test": "hl_test_submission.jsonl"}
+"""What QVHighlights' server expects in the zip, by split, without a folder around it."""
+
+
+@dataclass(frozen=True)
+class FileFault:
+    """One thing wrong with a submission: in which file, on which line, what."""
+
+    file: str
+    line: int | None
+    message: str
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}: {self.message}"
+
+
+def write_submission(
+    folder: Path, splits: Mapping[str, tuple[Sequence[Row], Sequence[Annotation]]]
+) -> Path:
+    """Write `hl_<split>_submission.jsonl` of each split (rows, annotations) and `submission.zip`.
+
+    Every row is judged first; files appear complete or not at all, and the same rows give the same
+    bytes. Returns the path of the zip. Raises InputError naming the first fault.
+    """
+    texts = {}
+    for split, (rows, annotations) in splits.items():
+        if split not in MEMBERS:
+            raise InputError(f"no submission has a split {split!r}; choose {' or '.join(MEMBERS)}")
+        for fault in submission_faults(list(enumerate(rows, start=1)), annotations):
+            raise InputError(str(FileFault(MEMBERS[split], fault.place, fault.message)))
+        texts[MEMBERS[split]] = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        temporary = folder / f".{name}.tmp"
+        temporary.write_bytes(text)
+        temporary.replace(folder / name)
+    path = folder / "submission.zip"
+    temporary = folder / f".{path.name}.tmp"
+    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in texts.items():
+            # A fixed time stamp (zip's earliest), which is ZipInfo's default.
+            archive.writestr(zipfile.ZipInfo(name), text, zipfile.ZIP_DEFLATED)
+    temporary.replace(path)
+    return path
+
+
+def submission_faults(
+    rows: Sequence[tuple[int, Any]],
+    annotations: Sequence[Annotation] | None,
+    highlights: bool = True,
+) -> Iterator[Fault]:
+    """All faults of rows (line, row), those that measuring forgives included, by line.
+
+    Every qid once, with its query and vid; at least one window, sorted by score, each within
+    [0, duration]; with `highlights` exactly int(duration / 2) scores. Without annotations what
+    needs them is not judged.
+    """
+    known = {annotation.qid: annotation for annotation in annotations or ()}
+    found = list(faults(rows, annotations))
+    for line, row in rows:
+        if row_fault(row) is None:
+            messages = _row_faults(row, known.get(row["qid"]), highlights)
+            found.extend(Fault(line, message) for message in messages)
+    yield from sorted(found, key=lambda fault: (fault.place is None, fault.place or 0))
+
+
+def _row_faults(row: Row, annotation: Annotation | None, highlights: bool) -> Iterator[str]:
+    for key in ("query", "vid"):
+        if not isinstance(row.get(key), str):
+            yield f"{key!r} is missing or not a string"
+        elif annotation is not None and row[key] != getattr(annotation, key):
+            yield f"{key!r} is {row[key]!r}, the annotation has {getattr(annotation, key)!r}"
+    windows = row.get(WINDOWS)
+    if windows is None:
+        yield f"{WINDOWS!r} is missing"
+    elif not windows:
+        yield f"{WINDOWS!r} is empty; predict at least one window"
+    else:
+        yield from _window_faults(windows, None if annotation is None else annotation.duration)
+    if highlights:
+        scores = row.get(SCORES)
+        if scores is None:
+            yield f"{SCORES!r} is missing"
+        elif annotation is not None and len(scores) != (clips := _clips(annotation.duration)):
+            yield (
+                f"{SCORES!r} holds {len(scores)} scores, not {clips} "
+                f"(one for each 2 s of {annotation.duration:g} s)"
+            )
+
+
+def _clips(duration: float) -> int:
+    # A video shorter than one clip keeps one score: an empty list cannot be ranked.
+    return max(1, int(duration / RATED_CLIP))
+
+
+def _window_faults(windows: Sequence[Sequence[float]], duration: float | None) -> Iterator[str]:
+    for window, following in pairwise(windows):
+        if following[2] > window[2]:
+            yield f"windows are not sorted by score: {following[2]} comes after {window[2]}"
+            break
+    for start, end, _ in windows:
+        if start < 0 or (duration is not None and end > duration):
+            limit = "the duration" if duration is None else f"{duration:g}"
+            yield f"window [{start}, {end}] leaves the video, [0, {limit}] s"
+            break
+    for start, end, _ in windows:
+        if end <= start:
+            yield f"window [{start}, {end}] does not end after it starts"
+            break
+
+
+def check(
+    path: Path, annotations: Sequence[Sequence[Annotation]], highlights: bool = True
+) -> list[FileFault]:
+    """Everything wrong with a submission: a zip as the server takes it, or one JSONL file.
+
+    `annotations` are those of the splits, in any order; each file is judged by the one with which
+    it shares most qids. With none given, only what needs none is judged.
+
+    Raises InputError if the file cannot be read at all.
+    """
+    found: list[FileFault] = []
+    try:
+        if path.suffix != ".zip":
+            return list(_file_faults(path.name, path.read_bytes(), annotations, highlights))
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if not name.endswith("/")]
+            found.extend(_member_faults(path.name, names))
+            for name in names:
+                if Path(name).name in MEMBERS.values():
+                    label = f"{path.name}/{name}"
+                    found.extend(_file_faults(label, archive.read(name), annotations, highlights))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except zipfile.BadZipFile as error:
+        raise InputError(f"{path}: not a valid zip file ({error}); write it again") from error
+    return found
+
+
+def _member_faults(archive: str, names: Sequence[str]) -> Iterator[FileFault]:
+    for expected in MEMBERS.values():
+        if expected not in names:
+            inside = next((name for name in names if Path(name).name == expected), None)
+            if inside is None:
+                yield FileFault(archive, None, f"{expected} is missing")
+            else:
+                yield FileFault(archive, None, f"{inside} must lie at the top, not in a folder")
+    for name in names:
+        if Path(name).name not in MEMBERS.values():
+            yield FileFault(archive, None, f"{name} does not belong here; remove it")
+        elif names.count(name) > 1 or sum(Path(n).name == Path(name).name for n in names) > 1:
+            yield FileFault(archive, None, f"{name} is there more than once")
+
+
+def _file_faults(
+    label: str, text: bytes, annotations: Sequence[Sequence[Annotation]], highlights: bool
+) -> Iterator[FileFault]:
+    rows: list[tuple[int, Any]] = []
+    for line, content in enumerate(text.splitlines(), start=1):
+        try:
+            if content.strip():
+                rows.append((line, json.loads(content)))
+        except ValueError as error:  # not JSON, or not UTF-8
+            yield FileFault(label, line, f"not valid JSON ({error})")
+    truth = _counterpart(rows, annotations)
+    for fault in submission_faults(rows, truth, highlights):
+        yield FileFault(label, fault.place, fault.message)
+
+
+def _counterpart(
+    rows: Iterable[tuple[int, Any]], annotations: Sequence[Sequence[Annotation]]
+) -> Sequence[Annotation] | None:
+    qids = {str(row.get("qid")) for _, row in rows if isinstance(row, dict)}
+    shared = [sum(str(a.qid) in qids for a in candidate) for candidate in annotations]
+    return annotations[shared.index(max(shared))] if shared else None
