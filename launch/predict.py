@@ -1,0 +1,163 @@
+"""Find in a video what sentences describe.
+
+    python -m launch.predict holiday.mp4 "a dog jumps into the water" "people wave"
+    python -m launch.predict holiday.mp4 "people wave" --plot wave.png --clips cut/
+    python -m launch.predict videos/ --queries queries.txt --output found/
+
+The first form prints a table for each sentence. A folder of videos, or a .txt file that lists one
+video a line, runs as a batch: one JSON file per video in --output; the same command goes on where
+an earlier one stopped.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from data_pipeline.errors import InputError
+from launch.predict_batch import (
+    find_videos,
+    is_batch,
+    predict_batch,
+    read_queries,
+    to_json,
+    write_text,
+)
+from trainer.cli import command, make_parser, parse
+from trainer.cutting import cut
+from trainer.predict import Grounder, Grounding
+from trainer.thumbnails import film_strip
+from trainer.timeline import clock, draw_timelines
+
+LEVELS = "▁▂▃▄▅▆▇█"
+SPARK_WIDTH = 60
+
+
+@command
+def main(args: list[str] | None = None) -> int:
+    """Read the command line, then ground in one video or in many."""
+    parser = make_parser(__doc__)
+    parser.add_argument(
+        "video", type=Path, help="video file, folder of videos, or .txt list of videos"
+    )
+    parser.add_argument("sentence", nargs="*", type=str, help="what to look for")
+    parser.add_argument("--queries", type=Path | None, help="file with one sentence a line")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        default=Path("runs/quickstart"),
+        help="folder of a run or of its model",
+    )
+    parser.add_argument(
+        "--device", type=str | None, help="PyTorch device; a GPU where there is one"
+    )
+    parser.add_argument("--top", type=int, default=5, help="windows shown and cut per sentence")
+    parser.add_argument(
+        "--json", type=Path | None, help="write the results here; - for the terminal"
+    )
+    parser.add_argument("--plot", type=Path | None, help="write a timeline picture (PNG)")
+    parser.add_argument("--clips", type=Path | None, help="folder for the best windows, cut out")
+    parser.add_argument("--output", type=Path | None, help="folder for the results of a batch")
+    options = parse(parser, args)
+    sentences = [*options.sentence, *(read_queries(options.queries) if options.queries else [])]
+    if not sentences:
+        raise InputError("nothing to look for; add a sentence in quotes, or --queries FILE")
+    if options.top < 1:
+        raise InputError("--top must be at least 1")
+    # Whatever can be refused is refused before a model is loaded.
+    videos = find_videos(options.video)
+    if not is_batch(options.video):
+        if options.output is not None:
+            raise InputError(
+                "--output is for several videos; use --json, --plot or --clips for one"
+            )
+        predict_one(load(options), videos[0], sentences, options)
+        return 0
+    if options.output is None:
+        raise InputError(f"{options.video}: for several videos name a folder with --output")
+    if options.json or options.plot or options.clips:
+        raise InputError("--json, --plot and --clips are for a single video; leave them out")
+    return predict_batch(load(options), options.model, videos, sentences, options.output)
+
+
+def load(options: Any) -> Grounder:
+    """The model; a package that its encoders lack is told as one line with the install command."""
+    try:
+        return Grounder.from_pretrained(options.model, options.device)
+    except ImportError as error:
+        raise InputError(str(error)) from error
+
+
+def predict_one(grounder: Grounder, video: Path, sentences: list[str], options: Any) -> None:
+    """Ground in one video and show the results in every form that `options` ask for."""
+    quiet = options.json is not None and str(options.json) == "-"
+    console = Console(stderr=quiet)
+    with console.status(f"looking through {video.name}"):
+        found = grounder.predict(video, sentences)
+    for grounding in found:
+        console.print(_table(grounding, options.top), "")
+    if options.json is not None:
+        text = json.dumps(to_json(video, found), ensure_ascii=False, indent=1)
+        if quiet:
+            print(text)
+        else:
+            write_text(options.json, text + "\n")
+            console.print(f"results   {options.json}", soft_wrap=True)
+    if options.plot is not None:
+        options.plot.parent.mkdir(parents=True, exist_ok=True)
+        strip = film_strip(video, found[0].duration, count=8, height=160)
+        draw_timelines(options.plot, [each.timeline() for each in found], strip, shown=options.top)
+        console.print(f"picture   {options.plot}", soft_wrap=True)
+    if options.clips is not None:
+        cut_out(video, found, options.clips, options.top, console)
+
+
+def cut_out(video: Path, found: list[Grounding], folder: Path, top: int, console: Console) -> None:
+    """Write the best windows as `<video>-<sentence>-<rank>.mp4`; one that fails is told."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, grounding in enumerate(found, start=1):
+        for rank, (start, end, _) in enumerate(grounding.windows[:top], start=1):
+            clip = folder / f"{video.stem}-{number}-{rank}.mp4"
+            try:
+                console.print(f"clip      {clip} ({cut(video, start, end, clip)})", soft_wrap=True)
+            except InputError as error:
+                console.print(f"no clip   {error}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _table(grounding: Grounding, top: int) -> Table:
+    table = Table(
+        title=f"“{grounding.query}”",
+        title_justify="left",
+        title_style="bold",
+        caption=f"saliency {spark_line(grounding)} {clock(grounding.duration)}",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for name in ("from", "to", "score"):
+        table.add_column(name, justify="right")
+    table.add_column("", min_width=20)
+    for start, end, score in grounding.windows[:top]:
+        bar = "█" * round(20 * min(max(score, 0.0), 1.0))
+        table.add_row(clock(start), clock(end), f"{score:.2f}", f"[blue]{bar}[/blue]")
+    return table
+
+
+def spark_line(grounding: Grounding) -> str:
+    """Saliency over time in block characters, at most `SPARK_WIDTH` of them."""
+    scores = grounding.saliency
+    width = min(SPARK_WIDTH, len(scores))
+    parts = [
+        scores[i * len(scores) // width : (i + 1) * len(scores) // width] for i in range(width)
+    ]
+    peaks = [float(part.max()) for part in parts]
+    low, reach = min(peaks), (max(peaks) - min(peaks)) or 1.0
+    return "".join(LEVELS[round((len(LEVELS) - 1) * (peak - low) / reach)] for peak in peaks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

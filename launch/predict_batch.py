@@ -1,0 +1,131 @@
+"""Ground the same sentences in many videos: resumable, one file per video, faults counted."""
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from data_pipeline.errors import InputError
+from trainer.predict import Grounder, Grounding
+from trainer.pretrained import WEIGHTS, find_model
+
+VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv"}
+FAILED = 1  # exit status of a batch in which some video could not be used
+
+
+def is_batch(path: Path) -> bool:
+    """Whether `path` stands for several videos: a folder, or a .txt file that lists them."""
+    return path.is_dir() or path.suffix == ".txt"
+
+
+def find_videos(path: Path) -> list[Path]:
+    """The videos that `path` stands for; paths in a list are relative to the list's folder.
+
+    Raises InputError for a path that is not there or stands for no video.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    if path.is_dir():
+        videos = sorted(p for p in path.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
+    elif is_batch(path):
+        videos = [path.parent / line for line in _lines(path)]
+    else:
+        return [path]
+    if not videos:
+        raise InputError(f"{path}: holds no videos")
+    for name, count in Counter(video.name for video in videos).items():
+        if count > 1:  # results are kept under the name
+            raise InputError(f"{path}: names {count} videos {name!r}; give each its own name")
+    return videos
+
+
+def read_queries(path: Path) -> list[str]:
+    """The sentences of a text file, one a line; empty lines and lines that begin with # are not."""
+    queries = _lines(path)
+    if not queries:
+        raise InputError(f"{path}: holds no sentences; write one a line")
+    return queries
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text; give one entry a line") from error
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def predict_batch(
+    grounder: Grounder, model: Path, videos: list[Path], sentences: list[str], output: Path
+) -> int:
+    """Write `output/<video file name>.json` for each video; returns the exit status.
+
+    A video whose file was made by the same model for the same sentences is not done again. One
+    that cannot be used is recorded in `failures.jsonl`, and the rest goes on.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    weights = hashlib.sha256((find_model(model) / WEIGHTS).read_bytes()).hexdigest()
+    made = {"model": str(model), "weights_sha256": weights}
+    todo = [video for video in videos if not _is_done(_place(output, video), weights, sentences)]
+    console = Console(stderr=True)
+    failures: list[dict[str, str]] = []
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("videos", total=len(videos), completed=len(videos) - len(todo))
+        for video in todo:
+            try:
+                found = grounder.predict(video, sentences)
+                write_text(
+                    _place(output, video),
+                    json.dumps(made | to_json(video, found), ensure_ascii=False),
+                )
+            except InputError as error:
+                failures.append({"video": str(video), "error": str(error)})
+                progress.console.print(
+                    f"skipped: {error}", style="yellow", markup=False, soft_wrap=True
+                )
+            progress.advance(task)
+    write_text(
+        output / "failures.jsonl", "".join(json.dumps(failure) + "\n" for failure in failures)
+    )
+    console.print(
+        f"{len(videos) - len(failures)} of {len(videos)} videos in {output}, "
+        f"{len(videos) - len(todo)} of them from before; {len(failures)} skipped"
+    )
+    return FAILED if failures else 0
+
+
+def to_json(video: Path, found: list[Grounding]) -> dict[str, Any]:
+    """The results for one video as JSON values."""
+    return {
+        "video": str(video),
+        "duration": round(found[0].duration, 3),
+        "results": [grounding.to_row() for grounding in found],
+    }
+
+
+def _place(output: Path, video: Path) -> Path:
+    return output / f"{video.name}.json"
+
+
+def _is_done(path: Path, weights: str, sentences: list[str]) -> bool:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        asked = [result["query"] for result in found["results"]]
+        return bool(found["weights_sha256"] == weights and asked == sentences)
+    except (OSError, ValueError, KeyError, TypeError):  # absent, or not a file of ours: do it
+        return False
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that appears complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,174 @@
+"""`python -m launch.predict` shows and writes what was found, or says in one line why not."""
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipeline.errors import InputError
+from launch import predict
+from trainer.predict import Grounding
+
+
+class FakeGrounder:
+    """Finds everything in seconds 1 to 3 of any video that is not called broken."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def predict(self, video: Path, sentences: list[str]) -> list[Grounding]:
+        self.seen.append(video.name)
+        if "broken" in video.name:
+            raise InputError(f"{video}: cannot be decoded")
+        saliency = np.array([0.0, 1.0, 0.5], np.float32)
+        windows = ((1.0, 3.0, 0.9), (0.0, 6.0, 0.2))
+        return [Grounding(sentence, 6.0, 2.0, windows, saliency) for sentence in sentences]
+
+
+@pytest.fixture
+def grounder(monkeypatch: pytest.MonkeyPatch) -> FakeGrounder:
+    fake = FakeGrounder()
+    monkeypatch.setattr(predict, "load", lambda options: fake)
+    return fake
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    path = tmp_path / "film.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(30):
+            picture = np.full((48, 64, 3), 5 * i, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(stream.encode())
+    return path
+
+
+def test_table_shows_windows_scores_and_saliency(
+    grounder: FakeGrounder, film: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict.main([str(film), "a dog", "a cat", "--top", "1"]) == 0
+    shown = capsys.readouterr().out
+    for text in ("a dog", "a cat", "1 s", "3 s", "0.90", "▁█▅"):
+        assert text in shown
+    assert "0.20" not in shown
+
+
+def test_json_picture_and_clips_are_written(
+    grounder: FakeGrounder, film: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = [
+        "--json",
+        str(out / "f.json"),
+        "--plot",
+        str(out / "f.png"),
+        "--clips",
+        str(out / "c"),
+    ]
+    assert predict.main([str(film), "a dog", *options]) == 0
+    result = json.loads((out / "f.json").read_text())
+    assert result["duration"] == 6
+    assert result["results"] == [
+        {
+            "query": "a dog",
+            "windows": [[1, 3, 0.9], [0, 6, 0.2]],
+            "saliency": [0, 1, 0.5],
+            "clip_length": 2,
+        }
+    ]
+    with Image.open(out / "f.png") as picture:
+        assert picture.format == "PNG"
+    assert sorted(path.name for path in (out / "c").iterdir()) == ["film-1-1.mp4", "film-1-2.mp4"]
+    with av.open(str(out / "c" / "film-1-1.mp4")) as clip:
+        assert sum(1 for _ in clip.decode(video=0)) == pytest.approx(10, abs=1)
+
+
+def test_json_on_the_terminal_is_nothing_but_json(
+    grounder: FakeGrounder, film: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict.main([str(film), "a dog", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["results"][0]["query"] == "a dog"
+
+
+@pytest.fixture
+def batch(tmp_path: Path) -> list[str]:
+    """Arguments of a batch of three videos, one of them broken."""
+    (tmp_path / "videos").mkdir()
+    for name in ("a.mp4", "b.mkv", "broken.mp4", "notes.md"):
+        (tmp_path / "videos" / name).touch()
+    (tmp_path / "queries.txt").write_text("# what we look for\na dog\n\na cat\n")
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"weights")
+    (tmp_path / "config.yaml").touch()
+    options = ["--queries", str(tmp_path / "queries.txt"), "--output", str(tmp_path / "found")]
+    return [str(tmp_path / "videos"), *options, "--model", str(tmp_path)]
+
+
+def test_batch_writes_a_file_per_video_and_records_the_broken_one(
+    grounder: FakeGrounder, batch: list[str], tmp_path: Path
+) -> None:
+    assert predict.main(batch) == 1
+    found = sorted(path.name for path in (tmp_path / "found").iterdir())
+    assert found == ["a.mp4.json", "b.mkv.json", "failures.jsonl"]
+    failure = json.loads((tmp_path / "found" / "failures.jsonl").read_text())
+    assert failure["error"].endswith("broken.mp4: cannot be decoded")
+    results = json.loads((tmp_path / "found" / "a.mp4.json").read_text())["results"]
+    assert [result["query"] for result in results] == ["a dog", "a cat"]
+
+
+def test_batch_goes_on_where_it_stopped(
+    grounder: FakeGrounder, batch: list[str], tmp_path: Path
+) -> None:
+    predict.main(batch)
+    (tmp_path / "found" / "a.mp4.json").write_text("half a fi")
+    grounder.seen.clear()
+    predict.main(batch)
+    assert grounder.seen == ["a.mp4", "broken.mp4"]
+
+
+def test_batch_is_done_anew_for_another_model_or_other_sentences(
+    grounder: FakeGrounder, batch: list[str], tmp_path: Path
+) -> None:
+    predict.main(batch)
+    for changed, text in (("model.safetensors", "others"), ("queries.txt", "a bird")):
+        (tmp_path / changed).write_text(text)
+        grounder.seen.clear()
+        predict.main(batch)
+        assert grounder.seen == ["a.mp4", "b.mkv", "broken.mp4"]
+
+
+def test_list_of_videos_is_relative_to_itself(
+    grounder: FakeGrounder, batch: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "list.txt").write_text("videos/a.mp4\nvideos/gone.mp4\n")
+    assert predict.main([str(tmp_path / "list.txt"), *batch[1:]]) == 0
+    assert grounder.seen == ["a.mp4", "gone.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["{film}"], "nothing to look for"),
+        (["{folder}/none.mp4", "a dog"], "none.mp4: no such file or folder"),
+        (["{film}", "a dog", "--top", "0"], "--top must be at least 1"),
+        (["{film}", "a dog", "--output", "x"], "--output is for several videos"),
+        (["{folder}", "a dog"], "name a folder with --output"),
+        (["{folder}", "a dog", "--output", "x", "--plot", "p.png"], "for a single video"),
+        (["{film}", "a dog", "--queries", "{folder}/none.txt"], "none.txt: cannot be read"),
+        (["{film}", "a dog", "--modle", "x"], "did you mean 'model'"),
+        (["{film}", "a dog", "--model", "{folder}/none"], "none: no such folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    arguments: list[str], fault: str, film: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [argument.format(film=film, folder=film.parent) for argument in arguments]
+    assert predict.main(given) == 2
+    message = capsys.readouterr().err
+    assert fault in message
+    assert message.count("\n") == 1

@@ -1,0 +1,86 @@
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from data_pipeline.errors import InputError
+from trainer.cli import command, dump_config, load_config, parse_config
+
+
+@dataclass(frozen=True)
+class Part:
+    width: int = 8
+    layers: tuple[int, ...] = (-1, -2)
+    kind: Literal["near", "far"] = "near"
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ValueError(f"part.width must be at least 1, found {self.width}")
+
+
+@dataclass(frozen=True)
+class Whole:
+    seed: int = 0
+    folder: Path = Path("here")
+    part: Part = field(default_factory=Part)
+
+
+def test_later_flags_override_the_file_which_overrides_the_defaults(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("seed: 3\npart: {width: 5, layers: [2]}\n")
+    config = parse_config(Whole, ["--config", str(file), "--part.width", "6"])
+    assert config == Whole(seed=3, part=Part(width=6, layers=(2,)))
+
+
+def test_a_dumped_configuration_is_read_back_unchanged(tmp_path):
+    config = Whole(seed=7, folder=Path("a/b"), part=Part(3, (1, 2), "far"))
+    (tmp_path / "c.yaml").write_text(dump_config(config))
+    assert load_config(Whole, tmp_path / "c.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "message"),
+    [
+        ("part: {widht: 3}", [], "c.yaml: unknown key 'part.widht'; did you mean 'part.width'?"),
+        ("seeed: 3", [], "c.yaml: unknown key 'seeed'; did you mean 'seed'?"),
+        ("[1", [], "c.yaml: not valid YAML"),
+        ("seed: x", [], "Expected a <class 'int'>"),
+        ("{}", ["--part.kidn", "far"], "unknown key 'part.kidn'; did you mean 'part.kind'?"),
+        ("{}", ["--part.kind", "fra"], "'near', 'far'"),
+        ("{}", ["--part.width", "0"], "part.width must be at least 1, found 0"),
+    ],
+)
+def test_a_fault_is_one_line_with_file_and_mend(tmp_path, text, flags, message):
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError) as caught:
+        parse_config(Whole, ["--config", str(file), *flags])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def raise_(error):
+    @command
+    def main(args=None):
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (InputError("x.mp4: broken"), 2),
+        (ImportError("needs y: pip install y"), 2),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_faults_of_the_users_end_with_a_status_and_no_trace(error, status, capsys):
+    assert raise_(error)() == status
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_fault_of_ours_keeps_its_trace():
+    with pytest.raises(ImportError):
+        raise_(ImportError("cannot import name 'z'"))()

@@ -1,0 +1,132 @@
+"""How does a command turn flags and YAML into typed configuration, and a fault into one line?
+
+Every command of the project parses with jsonargparse: dataclasses give the schema and the defaults,
+`--config FILE` reads YAML, `--section.field value` overrides it, later ones win.
+"""
+
+import dataclasses
+import difflib
+import functools
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jsonargparse
+import yaml
+
+from data_pipeline.errors import InputError
+
+Config = TypeVar("Config")
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+def make_parser(description: str | None) -> jsonargparse.ArgumentParser:
+    """A parser that raises instead of exiting; add arguments to it, then call `parse`."""
+    return jsonargparse.ArgumentParser(description=description, exit_on_error=False)
+
+
+def parse(parser: jsonargparse.ArgumentParser, args: Sequence[str] | None) -> Any:
+    """Parsed arguments, with dataclasses built.
+
+    Raises InputError, in one line and with the nearest valid name, for an unknown key, a value of
+    the wrong type, or a value that a dataclass refuses in `__post_init__`.
+    """
+    try:
+        namespace = parser.parse_args(args)
+        return parser.instantiate(namespace)
+    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
+        raise InputError(_explain(str(error), parser, args)) from error
+
+
+def parse_config(
+    schema: type[Config], args: Sequence[str] | None, description: str | None = None
+) -> Config:
+    """Read `--config FILE` and `--section.field value` overrides into the dataclass `schema`."""
+    parser = make_parser(description)
+    parser.add_argument("--config", action="config", help="YAML file; later flags override it")
+    parser.add_class_arguments(schema)
+    values = parse(parser, args).as_dict()
+    values.pop("config")
+    try:
+        return schema(**values)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def load_config(schema: type[Config], path: Path) -> Config:
+    """The dataclass `schema` from a YAML file alone; InputError names the file."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such configuration file")
+    return parse_config(schema, ["--config", str(path)])
+
+
+def dump_config(config: Any) -> str:
+    """The YAML of a configuration dataclass; `load_config` reads it back unchanged."""
+    return to_yaml(dataclasses.asdict(config))
+
+
+def to_yaml(values: dict[str, Any]) -> str:
+    """YAML of nested values; tuples become lists and paths strings."""
+    return yaml.safe_dump(_plain(values), sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def command(main: Callable[[list[str] | None], int | None]) -> Callable[..., int]:
+    """Entry-point decorator: `main(args) -> status`, with faults of the user's as one line.
+
+    Returns 2 after an InputError and 130 after Ctrl-C; anything else is a fault of ours and keeps
+    its trace.
+    """
+
+    @functools.wraps(main)
+    def wrapped(args: list[str] | None = None) -> int:
+        try:
+            return main(args) or 0
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return EXIT_BAD_INPUT
+        except ImportError as error:
+            if "pip install" not in str(error):  # a package that we did not check for is our fault
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            return EXIT_BAD_INPUT
+        except KeyboardInterrupt:
+            print("interrupted; run the same command again to go on", file=sys.stderr)
+            return EXIT_INTERRUPTED
+
+    return wrapped
+
+
+UNKNOWN = re.compile(
+    r"Group '(?P<group>[\w.]+)' does not accept option '(?P<key>[\w.-]+)'"
+    r"|Option '(?P<option>[\w.-]+)' is not accepted"
+    r"|unrecognized arguments: --(?P<flag>[\w.-]+)"
+)
+
+
+def _explain(message: str, parser: jsonargparse.ArgumentParser, args: Sequence[str] | None) -> str:
+    line = " ".join(message.split())
+    given = list(sys.argv[1:] if args is None else args)
+    unknown = UNKNOWN.search(line)
+    if unknown is None:
+        if line.startswith("Problems parsing config") and "--config" in given:
+            return f"{given[given.index('--config') + 1]}: not valid YAML: {line}"
+        return line
+    group, key, option, flag = unknown.group("group", "key", "option", "flag")
+    name = f"{group}.{key}" if group else option or flag
+    known = [action.dest for action in parser._actions]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    where = f"{given[given.index('--config') + 1]}: " if not flag and "--config" in given else ""
+    mend = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(known)}"
+    return f"{where}unknown key {name!r}; {mend}"

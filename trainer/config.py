@@ -1,0 +1,80 @@
+"""What can an experiment set? Every section's dataclass lives beside what it configures."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from data_pipeline.stream import DataConfig
+from model.losses import LossConfig
+from model.sdst import SDSTConfig
+from trainer.optimization import OptimConfig
+from trainer.postprocess import PostprocessConfig
+from trainer.tracking import TrackingConfig
+
+SELECTION_METRICS = ("mAP", "R1@0.5", "R1@0.7", "mIoU", "HD-mAP", "HIT@1")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Attributes:
+    dataset: convention of the metrics
+    every: epochs between two evaluations on the selection split
+    metric: what the kept model maximises on the selection split; several names are averaged
+    postprocess: what is done to windows before they are scored or shown
+    """
+
+    dataset: Literal["qvhighlights", "charades", "tacos", "nlq", "activitynet"] = "qvhighlights"
+    every: int = 1
+    metric: tuple[str, ...] = ("mAP",)
+    postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError("eval.every must be at least 1 epoch")
+        for name in self.metric:
+            if name not in SELECTION_METRICS:
+                raise ValueError(
+                    f"eval.metric {name!r} is unknown; choose from {', '.join(SELECTION_METRICS)}"
+                )
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment.
+
+    Attributes:
+        name: the run's name; everything it writes lies in <runs>/<name>
+        runs: folder of all runs
+        seed: of initialisation, order, dropout and sampling
+        epochs: passes over the training split
+        precision: of the forward pass; boxes, losses and softmaxes stay in fp32
+        keep: newest checkpoints kept beside the best
+        videos: folder of the videos, for the pictures in the report; none for a report without
+        compile: run the model through torch.compile
+    """
+
+    name: str = "sdst"
+    runs: Path = Path("runs")
+    seed: int = 0
+    epochs: int = 30
+    precision: Literal["fp32", "bf16"] = "fp32"
+    keep: int = 2
+    videos: Path | None = None
+    compile: bool = False
+    data: DataConfig = field(default_factory=DataConfig)
+    model: SDSTConfig = field(default_factory=SDSTConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name or self.name.startswith("."):
+            raise ValueError(f"name {self.name!r} must be a plain folder name")
+        if self.epochs < 1 or self.keep < 1:
+            raise ValueError("epochs and keep must be at least 1")
+
+    @property
+    def folder(self) -> Path:
+        """Where this run keeps everything."""
+        return self.runs / self.name

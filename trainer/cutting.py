@@ -1,0 +1,183 @@
+"""Cut a part out of a video: copied where it begins at a key frame, else encoded anew."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import numpy as np
+
+from data_pipeline.errors import InputError
+
+TOLERANCE = 0.25  # seconds that a copied clip may begin before or after what was asked
+COPYABLE = {"h264", "hevc", "av1", "vp9", "mpeg4", "aac", "mp3", "opus", "ac3"}  # into mp4
+
+
+def cut(
+    video: Path, start: float, end: float, output: Path, tolerance: float = TOLERANCE
+) -> Literal["copied", "encoded"]:
+    """Write seconds [start, end) of `video` with its sound to the mp4 file `output`; says how.
+
+    A stream can only be copied from a key frame on. If one lies within `tolerance` seconds of
+    `start`, packets are copied, which is fast and loses nothing; otherwise the part is decoded and
+    encoded as H.264 and AAC, exact to the frame. Raises InputError for a file that cannot be read
+    or a part without frames. The file appears complete or not at all.
+    """
+    temporary = output.with_name(f".{output.name}.tmp")
+    try:
+        with av.open(str(video)) as source:
+            key = _key_frame_near(source, start, tolerance)
+            how: Literal["copied", "encoded"] = "encoded" if key is None else "copied"
+            with av.open(
+                str(temporary), "w", format="mp4", options={"movflags": "faststart"}
+            ) as sink:
+                if key is None:
+                    frames = _encode(source, sink, start, end)
+                else:
+                    frames = _copy(source, sink, key, end)
+        if not frames:
+            raise InputError(f"{video}: shows no frame between {start:.2f} s and {end:.2f} s")
+        temporary.replace(output)
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(
+            f"{video}: cannot be cut from {start:.2f} s to {end:.2f} s ({error.strerror})"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return how
+
+
+def _origin(source: Any) -> float:
+    """The container's time at which a player starts, which our seconds count from."""
+    return 0.0 if source.start_time is None else float(source.start_time) / av.time_base
+
+
+def _seek(source: Any, seconds: float) -> None:
+    """To the last key frame at or before `seconds`."""
+    stream = source.streams.video[0]
+    source.seek(int(seconds / stream.time_base), stream=stream, backward=True)
+
+
+def _key_frame_near(source: Any, start: float, tolerance: float) -> float | None:
+    """Container time of the key frame nearest to `start`, None if too far or not copyable."""
+    if not source.streams.video:
+        raise InputError(f"{source.name}: has no video stream to cut from")
+    if any(stream.codec_context.name not in COPYABLE for stream in _kept(source)):
+        return None
+    wanted = start + _origin(source)
+    near = None
+    _seek(source, wanted + tolerance)
+    for packet in source.demux(source.streams.video[0]):
+        if packet.pts is None:
+            continue
+        seconds = float(packet.pts * packet.time_base)
+        if seconds > wanted + tolerance:
+            break
+        closer = near is None or abs(seconds - wanted) < abs(near - wanted)
+        if packet.is_keyframe and abs(seconds - wanted) <= tolerance and closer:
+            near = seconds
+    return near
+
+
+def _kept(source: Any) -> list[Any]:
+    """The first video and the first audio stream."""
+    return [*source.streams.video[:1], *source.streams.audio[:1]]
+
+
+def _copy(source: Any, sink: Any, key: float, end: float) -> int:
+    """Copy packets from container time `key` on; returns the number of video packets."""
+    until = end + _origin(source)
+    streams = {s.index: sink.add_stream_from_template(s) for s in _kept(source)}
+    video = source.streams.video[0].index
+    unfinished = set(streams)
+    frames = 0
+    _seek(source, key)
+    for packet in source.demux([source.streams[index] for index in streams]):
+        index = packet.stream.index
+        if packet.dts is None or packet.pts is None or index not in unfinished:
+            continue
+        # Decoding order: a stream is over when even its decoding time lies beyond the end.
+        if packet.dts * packet.time_base >= until:
+            unfinished.discard(index)
+            if not unfinished:
+                break
+            continue
+        if not key - 1e-3 <= packet.pts * packet.time_base < until:
+            continue
+        shift = round(key / packet.time_base)
+        packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+        packet.stream = streams[index]
+        frames += index == video
+        sink.mux(packet)
+    return frames
+
+
+def _encode(source: Any, sink: Any, start: float, end: float) -> int:
+    """Decode, turn upright and encode; returns the number of video frames."""
+    begin, until = start + _origin(source), end + _origin(source)
+    picture = sound = None
+    early: list[Any] = []  # sound before the first picture, whose size the header needs
+    frames = 0
+    _seek(source, begin)
+    for frame in _decoded(source, until):
+        if frame.pts is None or not begin - 1e-3 <= frame.time < until:
+            continue
+        frame.pts -= round(begin / frame.time_base)
+        if isinstance(frame, av.VideoFrame):
+            image = _upright(frame)
+            if picture is None:
+                picture = _picture_stream(sink, image, source.streams.video[0])
+                sound = _sound_stream(sink, source) if source.streams.audio else None
+            sink.mux(picture.encode(image))
+            frames += 1
+        else:
+            early.append(frame)
+        if sound is not None:
+            for samples in early:
+                sink.mux(sound.encode(samples))
+            early.clear()
+    for stream in (picture, sound):
+        if stream is not None:
+            sink.mux(stream.encode())
+    return frames
+
+
+def _decoded(source: Any, until: float) -> Iterator[Any]:
+    """Frames of picture and sound from the current place up to container time `until`."""
+    unfinished = {stream.index for stream in _kept(source)}
+    for packet in source.demux(_kept(source)):
+        if packet.stream.index not in unfinished:
+            continue
+        yield from packet.decode()
+        if packet.dts is not None and packet.dts * packet.time_base >= until:
+            unfinished.discard(packet.stream.index)
+            yield from packet.stream.codec_context.decode(None)  # frames held back for reordering
+            if not unfinished:
+                return
+
+
+def _upright(frame: Any) -> Any:
+    """The frame as a player shows it, with the even sides that H.264 asks for."""
+    quarter_turns = round(frame.rotation / 90) % 4
+    if quarter_turns:
+        turned = np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns)
+        image = av.VideoFrame.from_ndarray(np.ascontiguousarray(turned), format="rgb24")
+        image.pts, image.time_base = frame.pts, frame.time_base
+        frame = image
+    return frame.reformat(
+        width=frame.width // 2 * 2, height=frame.height // 2 * 2, format="yuv420p"
+    )
+
+
+def _picture_stream(sink: Any, image: Any, video: Any) -> Any:
+    rate = video.average_rate or video.guessed_rate or Fraction(25)
+    stream = sink.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "veryfast"})
+    stream.width, stream.height, stream.pix_fmt = image.width, image.height, "yuv420p"
+    stream.codec_context.time_base = image.time_base  # keeps the frames' own times
+    return stream
+
+
+def _sound_stream(sink: Any, source: Any) -> Any:
+    audio = source.streams.audio[0]
+    return sink.add_stream("aac", rate=audio.rate, layout=audio.layout.name)

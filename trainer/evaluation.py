@@ -1,0 +1,67 @@
+"""How well does the model do on a split? Every pair once, on all ranks, whatever their number."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+
+from data_pipeline.annotations import Annotation
+from data_pipeline.batches import PairBatch
+from trainer.decode import decode, highlight_scores, prediction_row
+from trainer.metrics import Evaluation, evaluate
+from trainer.postprocess import PostprocessConfig, postprocess
+
+Rows = list[dict[str, object]]
+
+
+@torch.no_grad()
+def predict_split(
+    model: nn.Module,
+    batches: Iterable[PairBatch],
+    accelerator: Accelerator,
+    clip_length: float,
+    config: PostprocessConfig,
+) -> tuple[Rows, list[Annotation]]:
+    """Prediction rows and their annotations, the same on every rank, sorted as the split is stored.
+
+    Rows that only fill up the last batch are left out.
+    """
+    was_training = model.training
+    model.eval()
+    rows: list[tuple[int, dict[str, object], Annotation]] = []
+    for index, batch in enumerate(batches):
+        batch = batch.to(accelerator.device)
+        with accelerator.autocast():
+            prediction = model(
+                batch.video.float(), batch.video_mask, batch.text.float(), batch.text_mask
+            )
+        durations = [annotation.duration for annotation in batch.annotations]
+        decoded = decode(prediction, batch.video_mask, batch.span, durations)
+        windows = postprocess(decoded.windows, durations, config)
+        for row, annotation in enumerate(batch.annotations):
+            if not batch.repeated[row]:
+                scores = highlight_scores(decoded.saliency[row], clip_length, annotation.duration)
+                rows.append((index, prediction_row(annotation, windows[row], scores), annotation))
+    model.train(was_training)
+    # Rank r holds every W-th row of each global batch; a stable sort by batch is order enough.
+    gathered = sorted(gather_object(rows), key=lambda row: row[0])
+    return [row for _, row, _ in gathered], [annotation for _, _, annotation in gathered]
+
+
+def score(
+    rows: Sequence[dict[str, object]], annotations: Sequence[Annotation], dataset: str
+) -> Evaluation:
+    """The metrics of a data set's convention on prediction rows."""
+    return evaluate(rows, annotations, dataset=dataset)
+
+
+def write_predictions(path: Path, rows: Sequence[dict[str, object]]) -> None:
+    """Write rows as JSONL; the file appears complete or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    temporary.replace(path)

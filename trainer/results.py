@@ -1,0 +1,84 @@
+"""What does a run's result say, what does it measure, and where is it kept?"""
+
+import json
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from data_pipeline.shards import FeatureSet
+from model.sdst import SDST
+from trainer import checkpoints
+from trainer.cli import dump_config
+from trainer.config import Config
+from trainer.pretrained import Export, encoder_of
+from trainer.report import HEADLINES
+
+
+def provenance(config: Config, features: FeatureSet) -> dict[str, str]:
+    """What a number of this run measures."""
+    return {
+        "dataset": config.eval.dataset,
+        "report": str(config.data.report),
+        "selection": (
+            f"best {' + '.join(config.eval.metric)} on {config.data.selection}"
+            if config.data.selection
+            else "last epoch"
+        ),
+        "seed": str(config.seed),
+        "code": code_revision(),
+        **{f"features.{key}": value for key, value in features.provenance.summary().items()},
+    }
+
+
+def code_revision() -> str:
+    """The commit of the checkout that this file lies in, or the installed version."""
+    folder = Path(__file__).resolve().parent
+    try:
+        revision = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        try:
+            return f"sdst {version('sdst')}"
+        except PackageNotFoundError:
+            return "unknown"
+    return revision
+
+
+def export(config: Config, features: FeatureSet, model: SDST) -> None:
+    """Write the run's model folder: weights, and everything that prediction must know."""
+    description = Export(
+        model=config.model,
+        encoder=encoder_of(features.provenance),
+        features=features.provenance,
+        postprocess=config.eval.postprocess,
+        max_clips=max(sample.clips for sample in features.samples),
+        provenance=provenance(config, features),
+    )
+    checkpoints.export(config.folder / "model", model, dump_config(description))
+
+
+def write_result(folder: Path, result: dict[str, Any]) -> None:
+    """Write metrics.json, which makes a run a finished one."""
+    temporary = folder / ".metrics.json.tmp"
+    temporary.write_text(json.dumps(result, indent=2))
+    temporary.replace(folder / "metrics.json")
+
+
+def print_result(result: dict[str, Any], console: Console) -> None:
+    """The reported metrics beside the baselines, and what they measure."""
+    columns = {"this model": result["metrics"], **result["baselines"]}
+    names = [name for name in HEADLINES if name in result["metrics"]]
+    table = Table("", *names, box=None)
+    for label, numbers in columns.items():
+        table.add_row(label, *(f"{numbers[name]:.2f}" for name in names))
+    console.print(table)
+    for key, value in result["provenance"].items():
+        console.print(f"{key}: {value}", highlight=False)

@@ -1,0 +1,81 @@
+"""A film strip: small still pictures at even times of a video."""
+
+import base64
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from PIL import Image
+
+from data_pipeline.errors import InputError
+
+KEY_FRAMES_ARE_ENOUGH = (
+    20.0  # seconds between pictures; beyond, exact frames cost far more than they tell
+)
+
+
+def film_strip(path: Path, duration: float, count: int = 12, height: int = 72) -> list[Image.Image]:
+    """`count` pictures, the i-th from the middle of the i-th of `count` equal parts of the video.
+
+    Past the last frame the last picture repeats. Raises InputError if nothing can be decoded.
+    """
+    strip: list[Image.Image] = []
+    with _opened(path) as container:
+        stream = container.streams.video[0]
+        if duration / count > KEY_FRAMES_ARE_ENOUGH:
+            stream.codec_context.skip_frame = "NONKEY"
+        for i in range(count):
+            frame = _frame_at(container, (i + 0.5) * duration / count)
+            if frame is not None:
+                strip.append(_upright(frame, height))
+            elif strip:
+                strip.append(strip[-1])
+    if not strip:
+        raise InputError(f"{path}: no picture could be decoded; is this a complete video file?")
+    return strip + strip[-1:] * (count - len(strip))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[InputContainer]:
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise InputError(f"{path}: has no video stream; give a file with pictures")
+            yield container
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(
+            f"{path}: cannot be read as a video ({error.strerror or error})"
+        ) from error
+
+
+def _frame_at(container: InputContainer, seconds: float) -> av.VideoFrame | None:
+    """The first frame at or after `seconds`; the last frame before it if the video ends earlier."""
+    stream = container.streams.video[0]
+    if stream.time_base is None:
+        return next(container.decode(stream), None)
+    begin = (container.start_time or 0) / av.time_base  # where a player's clock begins
+    target = round((begin + seconds) / stream.time_base)
+    container.seek(target, stream=stream)
+    frame = None
+    for frame in container.decode(stream):
+        if frame.pts is not None and frame.pts >= target:
+            break
+    return frame
+
+
+def _upright(frame: av.VideoFrame, height: int) -> Image.Image:
+    image = Image.fromarray(frame.to_ndarray(format="rgb24"))
+    if frame.rotation:
+        image = image.rotate(frame.rotation, expand=True)  # both count anticlockwise
+    width = max(1, round(image.width * height / image.height))
+    return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def data_uri(image: Image.Image, quality: int = 72) -> str:
+    """The picture as a JPEG in a data: address, for pages that need no other file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
