@@ -1,0 +1,53 @@
+import json
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from launch import predict, quickstart
+
+pytest.importorskip("efficientnet_lite_pytorch", reason="needs the group `quickstart`")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_whole_job_runs_and_a_second_call_does_only_what_is_missing(
+    tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    run = tmp_path / "runs" / "small"
+    command = [
+        *("--data", str(tmp_path / "data"), "--runs", str(tmp_path / "runs"), "--name", "small"),
+        *("--videos", "10", "--train", '["--epochs=2", "--model.width=64"]'),
+    ]
+    assert quickstart.main(command) == 0
+    printed = capfd.readouterr().out
+    assert "mlflow ui" in printed
+    assert "whole video" in printed
+
+    result = json.loads((run / "metrics.json").read_text())
+    assert {"R1@0.5", "HIT@1"} <= set(result["metrics"])
+    report = (run / "report.html").read_text()
+    assert report.count("data:image/jpeg") >= 6
+    assert "http://" not in report.replace("http://www.w3.org/", "")
+
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    [recorded] = client.search_runs([client.get_experiment_by_name("sdst").experiment_id])
+    assert recorded.info.status == "FINISHED"
+    assert recorded.data.params["model.width"] == "64"
+    assert "train/pairs_per_second" in recorded.data.metrics
+    artifacts = {item.path for item in client.list_artifacts(recorded.info.run_id)}
+    assert {"config.yaml", "predictions.jsonl", "report.html"} <= artifacts
+
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if is_result(path)}
+    assert quickstart.main(command) == 0
+    assert made == {path: path.stat().st_mtime_ns for path in made}
+
+    video = min((tmp_path / "data" / "videos").glob("*.mp4"))
+    found = tmp_path / "found.json"
+    assert predict.main([str(video), "a red ring", "--model", str(run), "--json", str(found)]) == 0
+    assert json.loads(found.read_text())
+
+
+def is_result(path: Path) -> bool:
+    return path.suffix in {".mp4", ".tar", ".safetensors", ".html"} or path.name == "metrics.jsonl"
