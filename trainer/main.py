@@ -69,7 +69,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def start(config: Config) -> Accelerator:
-    """Join the other processes, check what was given against what was asked, and say so."""
+    """Join the other processes, say what was given, and hold the run's folder."""
     accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
     logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.WARNING)
     set_seed(config.seed)
