@@ -34,7 +34,14 @@ from trainer.evaluation import Rows, predict_split, score, write_predictions
 from trainer.loop import Meter, train_epoch
 from trainer.optimization import make_optimizer
 from trainer.report import write_report
-from trainer.results import export, print_result, provenance, write_result
+from trainer.results import (
+    export,
+    print_result,
+    provenance,
+    trainable_parameters,
+    write_queries,
+    write_result,
+)
 from trainer.tracking import Tracker
 
 LOG = logging.getLogger("trainer")
@@ -167,8 +174,7 @@ def track(
     """Open the run's records, on the main process only."""
     if not accelerator.is_main_process:
         return None
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    parameters = dataclasses.asdict(config) | {"trainable_parameters": trainable}
+    parameters = dataclasses.asdict(config) | {"trainable_parameters": trainable_parameters(model)}
     return Tracker(
         config.folder,
         config.tracking,
@@ -306,7 +312,9 @@ def finish(
     if not accelerator.is_main_process:
         return
     write_predictions(folder / "predictions.jsonl", rows)
-    summary = score(rows, annotations, config.eval.dataset).summary
+    evaluation = score(rows, annotations, config.eval.dataset)
+    summary = evaluation.summary
+    write_queries(folder, annotations, evaluation)
     others = {
         "whole video": baselines.whole_video(annotations),
         "random": baselines.random_windows(annotations, config.seed),
@@ -318,6 +326,7 @@ def finish(
             for name, theirs in others.items()
         },
         "provenance": provenance(config, data.train.features),
+        "trainable_parameters": trainable_parameters(model),
     }
     write_result(folder, result)
     report = write_report(folder, annotations, config.videos) if config.videos else None
@@ -329,7 +338,10 @@ def finish(
         for path in (
             folder / "config.yaml",
             folder / "metrics.json",
+            folder / "metrics.jsonl",
             folder / "predictions.jsonl",
+            folder / "per_query.json",
+            folder / "annotations.jsonl",
             report,
         ):
             if path:
