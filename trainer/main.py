@@ -36,6 +36,7 @@ from trainer.optimization import make_optimizer
 from trainer.report import write_report
 from trainer.results import (
     export,
+    nesting,
     print_result,
     provenance,
     trainable_parameters,
@@ -180,7 +181,7 @@ def track(
         config.tracking,
         config.name,
         parameters,
-        provenance(config, data.train.features),
+        provenance(config, data.train.features) | nesting(),
         state.mlflow_run,
     )
 
