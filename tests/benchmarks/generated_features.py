@@ -63,7 +63,7 @@ class FeatureConfig:
         blur: clips on either side that the deepest layer mixes in; none in the shallowest
         drift: size of the slow drift along a sentence's direction, in units of the trace
         noise: size of the noise of each clip and layer along a sentence's direction
-        text_noise: the same for the tokens, whose meaning has size 1
+        text_noise: the same for the tokens, in units of a word's trace
         seed: of everything drawn; one seed gives one video the same features in every set
     """
 
@@ -71,12 +71,12 @@ class FeatureConfig:
     text_width: int = 1024
     layers: int = 4
     clip_length: float = 2.0
-    latent: int = 32
+    latent: int = 16
     shallowest: float = 0.5
     blur: int = 2
-    drift: float = 0.5
-    noise: float = 0.8
-    text_noise: float = 0.2
+    drift: float = 0.3
+    noise: float = 0.2
+    text_noise: float = 0.05
     seed: int = 0
 
     def __post_init__(self) -> None:

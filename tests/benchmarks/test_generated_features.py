@@ -82,7 +82,7 @@ def test_widths_below_the_latent_space_are_refused_in_one_line(tmp_path, capsys)
     write_annotations(tmp_path / "rows.jsonl", rows())
     where = ["--annotations", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "out")]
     assert main([*where, "--split", "val", "--features.video_width", "8"]) == 2
-    assert "must be at least 32" in capsys.readouterr().err
+    assert "must be at least 16" in capsys.readouterr().err
 
 
 def test_a_file_of_unlabelled_rows_has_features_too(tmp_path):
