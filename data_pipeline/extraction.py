@@ -27,14 +27,9 @@ from data_pipeline.extraction_pool import WorkerPool
 from data_pipeline.extraction_worker import Seconds, VideoDone
 from data_pipeline.plan import PlannedShard, ShardingConfig, plan_shards
 from data_pipeline.ray_session import ray_session
-from data_pipeline.shard_writing import (
-    remove_temporary,
-    sha256_of,
-    write_json,
-    write_manifest,
-    write_text,
-)
+from data_pipeline.shard_writing import write_json, write_manifest, write_text
 from data_pipeline.shards import FORMAT, Provenance, read_json
+from data_pipeline.storage import Location, remove_temporary
 from data_pipeline.video import clip_count
 
 
@@ -154,14 +149,14 @@ def extract(
     shards = plan_shards(annotations, config.sharding, config.encoder.clip_length)
     source: dict[str, Any] = {
         "name": config.annotations.name,
-        "sha256": sha256_of(config.annotations),
+        "sha256": Location(config.annotations).sha256(),
         "videos": sum(len(shard.videos) for shard in shards),
         "queries": len(annotations),
     }
     config.output.mkdir(parents=True, exist_ok=True)
     with _only_run(config.output):
         _claim(config, encoder, source)
-        remove_temporary(config.output)
+        remove_temporary(Location(config.output))
         todo = _missing(config.output, shards, config.retry_failed)
         progress = Progress(videos=sum(len(shard.videos) for shard in todo))
         ray_start = 0.0
@@ -172,7 +167,7 @@ def extract(
                     ray_start = time.perf_counter() - ray_began
                     _run(config, todo, progress, report)
             finally:  # the workers are gone by now
-                remove_temporary(config.output)
+                remove_temporary(Location(config.output))
         indexes = [read_json(config.output / f"{shard.name}.json") for shard in shards]
         _write_failures(config.output, indexes)
         if not any(index["samples"] for index in indexes):
@@ -250,7 +245,7 @@ def _is_done(output: Path, shard: PlannedShard, retry_failed: bool) -> bool:
         return False
     if retry_failed and index["failures"]:
         return False
-    return (tar.stat().st_size, sha256_of(tar)) == (index["bytes"], index["sha256"])
+    return (tar.stat().st_size, Location(tar).sha256()) == (index["bytes"], index["sha256"])
 
 
 def _missing(

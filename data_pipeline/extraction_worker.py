@@ -10,8 +10,9 @@ import numpy as np
 from data_pipeline.encoding import EncoderConfig, FeatureEncoder, Frames
 from data_pipeline.errors import InputError
 from data_pipeline.plan import PlannedShard, PlannedVideo, find_video
-from data_pipeline.shard_writing import TEMPORARY, Failure, ShardWriter
-from data_pipeline.shards import Half, Sample, StoredQuery
+from data_pipeline.samples import Half, Sample, StoredQuery
+from data_pipeline.shard_writing import Failure, ShardWriter
+from data_pipeline.storage import TEMPORARY
 from data_pipeline.video import VideoError, VideoFile
 
 SENTENCES_KEPT = 4096

@@ -10,7 +10,6 @@ import dataclasses
 import logging
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, cast
 
 import torch
@@ -115,10 +114,10 @@ class Splits:
 def open_data(config: Config, accelerator: Accelerator) -> Splits:
     """Open the feature shards of each split and check that they fit each other and the model."""
 
-    def stream(folder: Path | None) -> PairStream | None:
+    def stream(folder: str | None) -> PairStream | None:
         if folder is None:
             return None
-        features = FeatureSet(folder)
+        features = FeatureSet(folder, config.data.skip_damaged)
         check_model_fits(config, features)
         return PairStream(
             features, config.data, config.seed, accelerator.process_index, accelerator.num_processes
