@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_pipeline.errors import InputError
-from data_pipeline.shard_writing import sha256_of
-from data_pipeline.shards import Half, Provenance
+from data_pipeline.samples import Half
+from data_pipeline.shards import Provenance
+from data_pipeline.storage import Location
 from data_pipeline.video import VideoFile
 from data_pipeline.weights import find_file, read_weights
 from model.backbones import (
@@ -116,12 +117,12 @@ class FeatureEncoder:
         config, size = self.config, self.image_size
         return Provenance(
             video_encoder=config.video,
-            video_weights=sha256_of(self._video_weights),
+            video_weights=Location(self._video_weights).sha256(),
             video_layers=tuple(self._video_layers),
             text_encoder=config.text,
-            text_weights=sha256_of(self._text_weights),
+            text_weights=Location(self._text_weights).sha256(),
             text_layers=tuple(self._text_layers),
-            tokenizer=sha256_of(self._tokenizer),
+            tokenizer=Location(self._tokenizer).sha256(),
             clip_length=config.clip_length,
             frames_per_clip=self.frames_per_clip,
             preprocessing=(

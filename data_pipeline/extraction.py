@@ -12,12 +12,13 @@ from data_pipeline.extraction_decoder import Decoding
 from data_pipeline.extraction_worker import Extractor
 from data_pipeline.shard_job import JobConfig, Progress, Summary, make_shards
 from data_pipeline.shard_pool import Workers
+from data_pipeline.storage import Location
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractionConfig(JobConfig):
     """Attributes, beside those of `JobConfig`; a worker is an encoder with decoders of its own:
-    videos: folder of the videos, named by their ids
+    videos: folder of the videos, named by their ids, or its URL in an object store
     encoder: what features are made of
     gpus: GPUs of one encoder, 0.5 puts two on one
     decoders: actors that decode for one encoder; default: one without a GPU, else a fair part of
@@ -26,7 +27,7 @@ class ExtractionConfig(JobConfig):
     retries: times that a video is tried again whose decoder died or whose file could not be read
     """
 
-    videos: Path
+    videos: str | Path
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     gpus: float = 0.0
     decoders: int | None = None
@@ -48,7 +49,7 @@ def extract(
 
     Raises InputError for bad inputs and for an output folder that holds another set.
     """
-    if not config.videos.is_dir():
+    if not Location(config.videos).is_dir():
         raise InputError(f"{config.videos}: no such folder of videos")
     encoder = FeatureEncoder(config.encoder)
     decoding = Decoding(

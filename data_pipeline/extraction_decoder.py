@@ -5,9 +5,12 @@ of its video wait to be taken: what is in memory does not depend on how long vid
 that kills its decoder, or on which it hangs, costs that decoder and nothing else.
 """
 
+import shutil
+import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,11 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import RayError, RayTaskError
 
+from data_pipeline.errors import InputError
 from data_pipeline.plan import find_video
 from data_pipeline.shard_pool import cause_of
 from data_pipeline.shard_writing import Failure
+from data_pipeline.storage import PART, Location, Source
 from data_pipeline.video import PIECE_BYTES, VideoError, VideoFile
 
 Frames = NDArray[np.uint8]
@@ -40,13 +45,13 @@ RETRIED = ("crash", "io")
 @dataclass(frozen=True)
 class Decoding:
     """Attributes:
-    videos: folder of the videos
+    videos: folder of the videos, or its URL in an object store
     clip_length, frames_per_clip, image_size: as in `VideoFile.clips`
     time_limit: seconds that decoding one video may take
     retries: times that a video is tried again whose decoder died or whose file could not be read
     """
 
-    videos: Path
+    videos: Source
     clip_length: float
     frames_per_clip: int
     image_size: int
@@ -72,29 +77,45 @@ class Decoder:
         """Pieces (n, T, H, W, 3) of a video's clips, then Decoded; or at any point a Failure."""
         decoding = self._decoding
         spent, began = 0.0, time.perf_counter()
-        path = find_video(decoding.videos, vid)
-        if path is None:
-            yield Failure(vid, "missing", f"{decoding.videos / vid}.*: no such video file")
-            return
         try:
-            file = VideoFile(path)
-            for piece in file.clips(
-                decoding.clip_length,
-                decoding.frames_per_clip,
-                decoding.image_size,
-                time_limit=decoding.time_limit,
-            ):
-                spent += time.perf_counter() - began
-                yield piece
-                began = time.perf_counter()
+            video = find_video(decoding.videos, vid)
+            if video is None:
+                raise VideoError(f"{decoding.videos}/{vid}.*: no such video file", "missing")
+            with _on_disk(video) as path:
+                file = VideoFile(path, name=str(video))
+                for piece in file.clips(
+                    decoding.clip_length,
+                    decoding.frames_per_clip,
+                    decoding.image_size,
+                    time_limit=decoding.time_limit,
+                ):
+                    spent += time.perf_counter() - began
+                    yield piece
+                    began = time.perf_counter()
         except VideoError as error:
             yield Failure(vid, error.kind, str(error))
+        except InputError as error:  # of the storage
+            yield Failure(vid, "io", str(error))
         except Exception as error:
             # One video must not cost the others, whatever a damaged file trips in the decoder: it
             # is recorded with its cause, and too many of them make the job fail.
-            yield Failure(vid, "unexpected", f"{path}: {type(error).__name__}: {error}")
+            cause = " ".join(str(error).split())
+            yield Failure(vid, "unexpected", f"{vid}: {type(error).__name__}: {cause}")
         else:
             yield Decoded(file.info.duration, spent + time.perf_counter() - began)
+
+
+@contextmanager
+def _on_disk(video: Location) -> Iterator[Path]:
+    """The video as a local file: one in a store is copied first, as a demuxer seeks to and fro."""
+    if video.local:
+        yield video.local
+        return
+    with tempfile.NamedTemporaryFile(suffix=f"-{video.name}") as copy:
+        with video.open() as stored:
+            shutil.copyfileobj(stored, copy, PART)
+        copy.flush()
+        yield Path(copy.name)
 
 
 @dataclass

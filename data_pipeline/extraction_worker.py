@@ -5,7 +5,6 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 
@@ -13,9 +12,10 @@ from data_pipeline.encoding import EncoderConfig, FeatureEncoder, Frames
 from data_pipeline.errors import InputError
 from data_pipeline.extraction_decoder import Decoded, Decoders, Decoding
 from data_pipeline.plan import PlannedShard, PlannedVideo
+from data_pipeline.samples import Half, Sample, StoredQuery
 from data_pipeline.shard_pool import Seconds, VideoDone
 from data_pipeline.shard_writing import Failure, ShardWriter
-from data_pipeline.shards import Half, Sample, StoredQuery
+from data_pipeline.storage import Source
 from data_pipeline.video import VideoError
 
 SENTENCES_KEPT = 4096
@@ -31,7 +31,7 @@ class Extractor:
         decoding: Decoding,
         decoders: int,
         decoder_cpus: float,
-        output: Path,
+        output: Source,
     ) -> None:
         self._encoder = FeatureEncoder(config)
         self._decoders = Decoders(decoding, decoders, decoder_cpus)

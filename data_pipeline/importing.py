@@ -21,10 +21,11 @@ from data_pipeline.released import (
     read_text,
     read_video,
 )
+from data_pipeline.samples import Half, Sample, StoredQuery
 from data_pipeline.shard_job import JobConfig, Progress, Summary, make_shards
 from data_pipeline.shard_pool import Seconds, VideoDone, Workers
 from data_pipeline.shard_writing import Failure, ShardWriter
-from data_pipeline.shards import IMPORTED, Half, Provenance, Sample, StoredQuery
+from data_pipeline.shards import IMPORTED, Provenance
 from data_pipeline.video import clip_count
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.errors import InputError
-from data_pipeline.shards import Half
+from data_pipeline.samples import Half
 
 VIDEO_KEYS = ("visual_feats_interm_pooled", "visual_feats_pooled")
 TEXT_KEYS = ("text_feats",)

@@ -23,14 +23,9 @@ from data_pipeline.errors import InputError
 from data_pipeline.plan import PlannedShard, ShardingConfig, plan_shards
 from data_pipeline.ray_session import ray_session
 from data_pipeline.shard_pool import Seconds, VideoDone, WorkerPool, Workers
-from data_pipeline.shard_writing import (
-    remove_temporary,
-    sha256_of,
-    write_json,
-    write_manifest,
-    write_text,
-)
+from data_pipeline.shard_writing import write_json, write_manifest, write_text
 from data_pipeline.shards import FORMAT, Provenance, read_json
+from data_pipeline.storage import Location, Source, remove_temporary
 from data_pipeline.video import clip_count
 
 
@@ -38,7 +33,7 @@ from data_pipeline.video import clip_count
 class JobConfig:
     """Attributes:
     annotations: annotation rows of the split, JSONL
-    output: folder of the feature set
+    output: folder of the feature set, or its URL in an object store
     split: its name, for the records; default: the name of the output folder
     sharding: which videos share a shard
     workers: actors that make shards; default: as many as there is room for
@@ -47,7 +42,7 @@ class JobConfig:
     """
 
     annotations: Path
-    output: Path
+    output: str | Path
     split: str | None = None
     sharding: ShardingConfig = field(default_factory=ShardingConfig)
     workers: int | None = None
@@ -131,7 +126,7 @@ class Summary:
 def make_shards(
     config: JobConfig,
     provenance: Provenance,
-    source: Path,
+    source: Source,
     workers: Callable[[], Workers],
     report: Callable[[Progress], None],
 ) -> Summary:
@@ -146,16 +141,17 @@ def make_shards(
     shards = plan_shards(annotations, config.sharding, provenance.clip_length)
     rows: dict[str, Any] = {
         "name": config.annotations.name,
-        "sha256": sha256_of(config.annotations),
+        "sha256": Location(config.annotations).sha256(),
         "videos": sum(len(shard.videos) for shard in shards),
         "queries": len(annotations),
     }
-    split = config.split or config.output.resolve().name
-    config.output.mkdir(parents=True, exist_ok=True)
-    with _only_run(config.output):
+    output = Location(config.output)
+    split = config.split or output.name
+    output.mkdir()
+    with _only_run(output):
         _claim(config, split, provenance, rows["sha256"])
-        remove_temporary(config.output)
-        todo = _missing(config.output, shards, config.retry_failed)
+        remove_temporary(output)
+        todo = _missing(output, shards, config.retry_failed)
         progress = Progress(videos=sum(len(shard.videos) for shard in todo))
         ray_start = 0.0
         if todo:
@@ -165,13 +161,13 @@ def make_shards(
                     ray_start = time.perf_counter() - ray_began
                     _run(config, workers(), todo, progress, report)
             finally:  # the workers are gone by now
-                remove_temporary(config.output)
-        indexes = [read_json(config.output / f"{shard.name}.json") for shard in shards]
-        _write_failures(config.output, indexes)
+                remove_temporary(output)
+        indexes = [read_json(output / f"{shard.name}.json") for shard in shards]
+        _write_failures(output, indexes)
         if not any(index["samples"] for index in indexes):
             cause = indexes[0]["failures"][0]["cause"]
             raise InputError(f"{source}: none of the videos can be used; the first: {cause}")
-        manifest = write_manifest(config.output, split, provenance, rows, indexes)
+        manifest = write_manifest(output, split, provenance, rows, indexes)
         totals = manifest["totals"]
         summary = Summary(
             split=split,
@@ -196,7 +192,7 @@ def make_shards(
             encoder_utilisation=progress.utilisation,
             failed=totals["failures"] > config.threshold * rows["videos"],
         )
-        write_json(config.output / "summary.json", dataclasses.asdict(summary))
+        write_json(output / "summary.json", dataclasses.asdict(summary))
     return summary
 
 
@@ -214,7 +210,7 @@ def _run(
     known: dict[str, VideoDone] = {}  # a video is heard of again if its worker died
 
     def is_done(shard: PlannedShard) -> bool:
-        return _is_done(config.output, shard, config.retry_failed)
+        return _is_done(Location(config.output), shard, config.retry_failed)
 
     with WorkerPool(workers, is_done) as pool:
         for heard in pool.make(todo):
@@ -231,23 +227,20 @@ def _run(
     report(progress)
 
 
-def _is_done(output: Path, shard: PlannedShard, retry_failed: bool) -> bool:
+def _is_done(output: Location, shard: PlannedShard, retry_failed: bool) -> bool:
     """Whether a shard's index is there and agrees with its tar."""
-    path = output / f"{shard.name}.json"
-    tar = path.with_suffix(".tar")
-    if not (path.is_file() and tar.is_file()):
-        return False
     try:
-        index = read_json(path)
-    except InputError:
+        index = read_json(output / f"{shard.name}.json")
+        tar = output / f"{shard.name}.tar"
+        if (retry_failed and index["failures"]) or tar.size() != index["bytes"]:
+            return False
+        return bool(tar.sha256() == index["sha256"])
+    except InputError:  # absent or damaged
         return False
-    if retry_failed and index["failures"]:
-        return False
-    return (tar.stat().st_size, sha256_of(tar)) == (index["bytes"], index["sha256"])
 
 
 def _missing(
-    output: Path, shards: Sequence[PlannedShard], retry_failed: bool
+    output: Location, shards: Sequence[PlannedShard], retry_failed: bool
 ) -> list[PlannedShard]:
     with ThreadPoolExecutor() as threads:  # hashing leaves the interpreter's lock
         done = threads.map(lambda shard: _is_done(output, shard, retry_failed), shards)
@@ -256,13 +249,13 @@ def _missing(
 
 def _claim(config: JobConfig, split: str, provenance: Provenance, annotations: str) -> None:
     """Write down what the output folder is for; raises InputError if that is something else."""
-    path = config.output / "plan.json"
+    path = Location(config.output) / "plan.json"
     plan = {
         "split": split,
         "annotations": annotations,
         "sharding": dataclasses.asdict(config.sharding),
     }
-    if not path.exists():
+    if not path.is_file():
         content = plan | {"format": FORMAT, "provenance": dataclasses.asdict(provenance)}
         write_json(path, content)
         return
@@ -281,17 +274,23 @@ def _claim(config: JobConfig, split: str, provenance: Provenance, annotations: s
 
 
 @contextmanager
-def _only_run(output: Path) -> Iterator[None]:
-    """Hold the output folder: a second run at the same time would remove the first's files."""
-    with open(output / ".lock", "w", encoding="utf-8") as file:
+def _only_run(output: Location) -> Iterator[None]:
+    """Hold a local output folder: a second run at the same time would remove the first's files.
+
+    In a store there is nothing to remove, and two runs would write the same bytes.
+    """
+    if output.local is None:
+        yield
+        return
+    with open(output.local / ".lock", "w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(f"{output}: another extraction into it is running") from error
+            raise InputError(f"{output}: another job that writes into it is running") from error
         yield
 
 
-def _write_failures(output: Path, indexes: Sequence[dict[str, Any]]) -> None:
+def _write_failures(output: Location, indexes: Sequence[dict[str, Any]]) -> None:
     """failures.jsonl: every video that is in no shard, in order of the plan."""
     rows = [json.dumps(f, ensure_ascii=False) for index in indexes for f in index["failures"]]
     write_text(output / "failures.jsonl", "".join(f"{row}\n" for row in rows))

@@ -22,7 +22,8 @@ from data_pipeline.order import (
     epoch_order,
     storage_order,
 )
-from data_pipeline.shards import FeatureSet, Sample
+from data_pipeline.samples import Sample
+from data_pipeline.shards import FeatureSet
 
 
 @dataclass(frozen=True)

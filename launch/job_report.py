@@ -13,7 +13,9 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from data_pipeline.errors import InputError
 from data_pipeline.shard_job import JobConfig, Progress, Summary
+from data_pipeline.storage import Location
 from data_pipeline.verify import read_failures
 from trainer.tracking import Tracker, TrackingConfig
 
@@ -113,7 +115,7 @@ def tell(summary: Summary, config: JobConfig) -> None:
     if failed > CAUSES_SHOWN:
         lines.append(f"… and {failed - CAUSES_SHOWN} more")
     lines.append(
-        f"Each with its cause: {config.output / 'failures.jsonl'}; after mending them, "
+        f"Each with its cause: {Location(config.output) / 'failures.jsonl'}; after mending them, "
         "run the same command with --retry_failed true"
     )
     if summary.failed:
@@ -129,9 +131,12 @@ def _record(config: JobConfig, tracking: TrackingConfig | None) -> Iterator[Repo
     if tracking is None:
         yield lambda _: None
         return
-    config.output.mkdir(parents=True, exist_ok=True)
-    name = config.split or config.output.resolve().name
-    tracker = Tracker(config.output, tracking, f"features {name}", asdict(config), {})
+    folder = Location(config.output)
+    if folder.local is None:
+        raise InputError("tracking: needs an output folder on a disk")
+    folder.mkdir()
+    name = config.split or folder.name
+    tracker = Tracker(folder.local, tracking, f"features {name}", asdict(config), {})
     status = "FAILED"
     try:
         yield lambda progress: tracker.log("features", progress.done, 0.0, **numbers(progress))
