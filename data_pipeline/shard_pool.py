@@ -11,7 +11,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from data_pipeline.plan import PlannedShard
 from data_pipeline.shard_writing import Failure
 
-MAX_STARTS = 3
+MAX_STARTS = 10
 """Workers in a row that may die before they are ready; more end the job."""
 
 MAX_DEATHS = 10

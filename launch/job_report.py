@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from types import FrameType
+from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -137,7 +138,7 @@ def _record(config: JobConfig, tracking: TrackingConfig | None) -> Iterator[Repo
     folder.mkdir()
     name = config.split or folder.name
     tracker = Tracker(folder.local, tracking, f"features {name}", asdict(config), {})
-    status = "FAILED"
+    status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
     try:
         yield lambda progress: tracker.log("features", progress.done, 0.0, **numbers(progress))
         status = "FINISHED"
