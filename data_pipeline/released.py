@@ -23,6 +23,12 @@ VIDEO_KEYS = ("visual_feats_interm_pooled", "visual_feats_pooled")
 TEXT_KEYS = ("text_feats",)
 SUFFIXES = (".npz", ".npy")
 
+DAMAGE = (
+    *(OSError, EOFError, ValueError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+"""What numpy and zipfile raise for damaged, encrypted or pickled contents, and absurd shapes."""
+
 Pooling = Literal["cls", "average"]
 
 
@@ -88,11 +94,12 @@ def _read(path: Path, keys: Sequence[str]) -> NDArray[Any]:
         with content as archive:
             for key in keys:
                 if key in archive:
-                    array: NDArray[Any] = archive[key]
+                    array = archive[key]
+                    if not isinstance(array, np.ndarray):
+                        raise ValueError(f"{key} is no array")
                     return array
             found = ", ".join(archive) or "nothing"
-    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        # What numpy and zipfile raise for damaged, encrypted or pickled contents.
+    except DAMAGE as error:
         cause = str(error).partition("\n")[0] or type(error).__name__
         raise FeatureFileError(
             f"{path}: not a complete feature file ({cause}); fetch it again", "unreadable"
