@@ -16,6 +16,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -104,6 +105,8 @@ class Hosts:
         # What the nodes' processes inherit: by it they are told from those of other clusters.
         os.environ["SDST_CAMPAIGN"] = str(folder)
         os.environ["PYTHONPATH"] = str(ROOT)
+        # Other programs that look for a running Ray are not to find this one.
+        os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray")
         os.environ |= {"RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
         from ray.cluster_utils import Cluster
 
