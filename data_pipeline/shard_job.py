@@ -58,7 +58,7 @@ class JobConfig:
 
 @dataclass
 class Progress:
-    """How far this run is. `seconds` since the workers' start, `busy` summed over workers."""
+    """How far this run is. `seconds` since a worker was ready, `busy` summed over workers."""
 
     videos: int
     """Videos to do in this run."""
@@ -66,6 +66,8 @@ class Progress:
     clips: int = 0
     failed: int = 0
     workers: int = 0
+    start_seconds: float = 0.0
+    """Until a worker was ready: Ray, its processes, their imports and the encoders' weights."""
     seconds: float = 0.0
     busy: Seconds = field(default_factory=Seconds)
 
@@ -109,9 +111,10 @@ class Summary:
     lengths_differ: int
     """Stored videos with over one clip more or less than the annotations' duration asks for."""
     seconds: float
-    ray_start_seconds: float
+    start_seconds: float
+    """Until a worker was ready ..."""
     work_seconds: float
-    """From the workers' start to the last commit."""
+    """... and from then to the last commit."""
     workers: int
     videos_per_second: float
     clips_per_second: float
@@ -153,13 +156,11 @@ def make_shards(
         remove_temporary(output)
         todo = _missing(output, shards, config.retry_failed)
         progress = Progress(videos=sum(len(shard.videos) for shard in todo))
-        ray_start = 0.0
         if todo:
-            ray_began = time.perf_counter()
+            start = time.perf_counter()
             try:
                 with ray_session(config.workers):
-                    ray_start = time.perf_counter() - ray_began
-                    _run(config, workers(), todo, progress, report)
+                    _run(config, start, workers(), todo, progress, report)
             finally:  # the workers are gone by now
                 remove_temporary(output)
         indexes = [read_json(output / f"{shard.name}.json") for shard in shards]
@@ -181,7 +182,7 @@ def make_shards(
             shards_made=len(todo),
             lengths_differ=_lengths_differ(shards, indexes, provenance.clip_length),
             seconds=time.perf_counter() - began,
-            ray_start_seconds=ray_start,
+            start_seconds=progress.start_seconds,
             work_seconds=progress.seconds,
             workers=progress.workers,
             videos_per_second=progress.done / max(1e-9, progress.seconds),
@@ -198,12 +199,13 @@ def make_shards(
 
 def _run(
     config: JobConfig,
+    start: float,
     workers: Workers,
     todo: Sequence[PlannedShard],
     progress: Progress,
     report: Callable[[Progress], None],
 ) -> None:
-    """Make shards on the running Ray."""
+    """Make shards on the running Ray, which began to start at `start`."""
     workers = dataclasses.replace(workers, size=min(workers.size, len(todo)))
     progress.workers = workers.size
     began = reported = time.perf_counter()
@@ -215,6 +217,8 @@ def _run(
     with WorkerPool(workers, is_done) as pool:
         for heard in pool.make(todo):
             now = time.perf_counter()
+            if not pool.ready:
+                began, progress.start_seconds = now, now - start
             progress.seconds = now - began
             if isinstance(heard, VideoDone):
                 progress.add(heard, known.get(heard.vid))

@@ -77,6 +77,8 @@ class WorkerPool:
         self._class: Any = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus)(workers.kind)
         self._arguments, self._size = workers.arguments, workers.size
         self._is_done = is_done
+        self.ready = False
+        """Whether a worker has started and loaded what it needs."""
         self._starting: dict[Any, Any] = {}  # answer of `load`: worker
         self._idle: list[Any] = []
         self._running: dict[Any, tuple[Any, PlannedShard]] = {}  # stream of `make`: worker, shard
@@ -130,7 +132,7 @@ class WorkerPool:
             if self._failed_starts >= MAX_STARTS:
                 raise RuntimeError(f"workers die while they start: {error}") from error
         else:
-            self._failed_starts = 0
+            self._failed_starts, self.ready = 0, True
             self._idle.append(worker)
 
     def _hear(self, stream: Any, waiting: deque[PlannedShard]) -> Iterator[VideoDone | Seconds]:

@@ -45,7 +45,7 @@ def main(
     )
     seconds = summary.work_seconds
     print(f"imported: {total / seconds:.0f} MB/s, {summary.stored / seconds:.0f} videos/s")
-    print(f"Ray started in {summary.ray_start_seconds:.1f} s, not counted")
+    print(f"workers were ready after {summary.start_seconds:.1f} s, not counted")
 
 
 def write(folder: Path, videos: int) -> None:
