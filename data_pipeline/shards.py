@@ -28,6 +28,9 @@ LOG = logging.getLogger(__name__)
 FORMAT = 2
 """Version of the layout above; readers refuse any other."""
 
+IMPORTED = "imported"
+"""In a provenance: features that others made and released, so that this is not known."""
+
 REMAKE = "remove it and run the extraction again"
 
 OPENED_AT_ONCE = 16
@@ -46,8 +49,8 @@ class Provenance:
         tokenizer: SHA-256 of the tokenizer
         clip_length: seconds
         frames_per_clip: frames that the encoder sees of each clip, evenly spread
-        preprocessing: from decoded frames to the encoder's input
-        arithmetic: floating-point type that the encoders ran in
+        preprocessing: from decoded frames to the encoder's input, or `IMPORTED`
+        arithmetic: floating-point type that the encoders ran in, or `IMPORTED`
         options: further options of the encoders
         version: of this package
     """

@@ -6,7 +6,7 @@ from typing import Any
 
 from data_pipeline.encoding import EncoderConfig
 from data_pipeline.errors import InputError
-from data_pipeline.shards import Provenance
+from data_pipeline.shards import IMPORTED, Provenance
 from model.sdst import SDST, SDSTConfig
 from trainer.checkpoints import load_weights
 from trainer.cli import load_config
@@ -58,12 +58,12 @@ def encoder_of(features: Provenance) -> EncoderConfig:
 def check_encoder(config: Path, here: Provenance, trained: Provenance) -> None:
     """Raise InputError unless the encoder at hand makes the features that were trained on.
 
-    Features that were imported carry no hashes, and those are not compared.
+    Features that were imported tell no hashes and no preprocessing, and those are not compared.
     """
     unknown = {
         name: getattr(here, name)
-        for name in ("video_weights", "text_weights", "tokenizer")
-        if getattr(trained, name) is None
+        for name in ("video_weights", "text_weights", "tokenizer", "preprocessing", "arithmetic")
+        if getattr(trained, name) in (None, IMPORTED)
     }
     differences = here.differences(replace(trained, **unknown))
     if differences:

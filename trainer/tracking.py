@@ -77,9 +77,7 @@ class Tracker:
             )
             self._thread.start()
 
-    def log(
-        self, kind: Literal["train", "eval"], step: int, epoch: float, **numbers: float
-    ) -> None:
+    def log(self, kind: str, step: int, epoch: float, **numbers: float) -> None:
         """Record numbers of an optimizer step; they appear in MLflow as `<kind>/<name>`."""
         now = time.time()
         record = {"kind": kind, "step": step, "epoch": epoch, "time": now - self._begin, **numbers}
