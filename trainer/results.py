@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from data_pipeline.shards import FeatureSet
+from data_pipeline.shards import FeatureSet, read_json
 from model.sdst import SDST
 from trainer import checkpoints
 from trainer.cli import dump_config
@@ -22,9 +22,9 @@ def provenance(config: Config, features: FeatureSet) -> dict[str, str]:
     """What a number of this run measures."""
     return {
         "dataset": config.eval.dataset,
-        "report": str(config.data.report),
+        "report": split_of(config.data.report) if config.data.report else "none",
         "selection": (
-            f"best {' + '.join(config.eval.metric)} on {config.data.selection}"
+            f"best {' + '.join(config.eval.metric)} on {split_of(config.data.selection)}"
             if config.data.selection
             else "last epoch"
         ),
@@ -32,6 +32,12 @@ def provenance(config: Config, features: FeatureSet) -> dict[str, str]:
         "code": code_revision(),
         **{f"features.{key}": value for key, value in features.provenance.summary().items()},
     }
+
+
+def split_of(folder: Path) -> str:
+    """The split that a folder of features holds; one that is a test split is not to be missed."""
+    split = read_json(folder / "manifest.json")["split"]
+    return f"{folder} (split {split})" if split != "test" else f"{folder} (THE TEST SPLIT)"
 
 
 def code_revision() -> str:
