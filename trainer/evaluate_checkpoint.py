@@ -24,7 +24,7 @@ from trainer.cli import load_config
 from trainer.config import Config
 from trainer.evaluation import Rows, predict_split, score, write_predictions
 from trainer.pretrained import CONFIG, WEIGHTS, Export, find_model
-from trainer.results import code_revision, print_result, split_of, write_result
+from trainer.results import code_revision, print_result, stamp, write_result
 from trainer.splits import open_split
 from trainer.submission import MEMBERS, submission_faults, write_submission
 
@@ -170,7 +170,7 @@ def _provenance(
     training = export.provenance if export else {}
     return {
         "dataset": config.eval.dataset,
-        "split": split_of(split.features.folder),
+        "split": stamp(split.features),
         "checkpoint": str(request.checkpoint),
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "selection": str(training.get("selection", "none: this checkpoint was asked for")),

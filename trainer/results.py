@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from data_pipeline.shards import FeatureSet, read_json
+from data_pipeline.shards import FeatureSet
 from model.sdst import SDST
 from trainer import checkpoints
 from trainer.cli import dump_config
@@ -34,10 +35,16 @@ def provenance(config: Config, features: FeatureSet) -> dict[str, str]:
     }
 
 
+@cache
 def split_of(folder: Path) -> str:
-    """The split that a folder of features holds; one that is a test split is not to be missed."""
-    split = read_json(folder / "manifest.json")["split"]
-    return f"{folder} (split {split})" if split != "test" else f"{folder} (THE TEST SPLIT)"
+    """`stamp` of the features in a folder."""
+    return stamp(FeatureSet(folder))
+
+
+def stamp(features: FeatureSet) -> str:
+    """Folder and split of features; that it is a test split is not to be overlooked."""
+    split = "THE TEST SPLIT" if features.split == "test" else f"split {features.split}"
+    return f"{features.folder} ({split})"
 
 
 def code_revision() -> str:
