@@ -39,7 +39,7 @@ OPENED_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Provenance:
-    """How features were made. Two sets may be used together if they agree in all but `version`.
+    """How features were made. Sets may be used together that agree in all but the last three.
 
     Attributes:
         video_encoder: registered name, or what an import says of its origin
@@ -53,6 +53,8 @@ class Provenance:
         arithmetic: floating-point type that the encoders ran in, or `IMPORTED`
         options: further options of the encoders
         version: of this package
+        batch, threads: clips encoded at once and processor threads, of which the last bits depend;
+            None where they are not known
     """
 
     video_encoder: str
@@ -68,6 +70,8 @@ class Provenance:
     arithmetic: str
     options: dict[str, Any]
     version: str
+    batch: int | None = None
+    threads: int | None = None
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Provenance":
@@ -81,7 +85,7 @@ class Provenance:
         return [
             f"{name}: {mine[name]}, not {theirs[name]}"
             for name in mine
-            if name != "version" and mine[name] != theirs[name]
+            if name not in ("version", "batch", "threads") and mine[name] != theirs[name]
         ]
 
     def summary(self) -> dict[str, str]:
