@@ -46,11 +46,12 @@ def train_epoch(
             optimizer,
             rate(state.step, state.step / steps_per_epoch, config.epochs, config.optim),
         )
+        begin_forward = time.perf_counter()
         with record_function("forward"), accelerator.autocast():
             prediction = model(
                 batch.video.float(), batch.video_mask, batch.text.float(), batch.text_mask
             )
-        ahead = time.perf_counter() - begin
+        forward = time.perf_counter() - begin_forward
         with record_function("losses"):
             loss, parts = criterion(
                 prediction, batch.windows, batch.window_mask, batch.saliency, batch.video_mask
@@ -73,9 +74,14 @@ def train_epoch(
         state.step += 1
         state.batch += 1
         seconds = time.perf_counter() - begin
-        numbers = {"loss": loss, "gradient_norm": norm, **parts}
-        usage = prediction.usage(config.model.queries)
-        meter.add(len(batch), seconds, waited, ahead, numbers, usage)
+        numbers = {
+            "loss": loss,
+            "gradient_norm": norm,
+            **parts,
+            "forward_seconds": forward,
+            "usage": prediction.usage(config.model.queries),
+        }
+        meter.add(len(batch), seconds, waited, numbers)
         on_step()
     state.epoch += 1
     state.batch = 0

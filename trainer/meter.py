@@ -1,7 +1,7 @@
 """What is measured of the training steps between two records, on each rank and over all of them?"""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import psutil
 import torch
@@ -18,7 +18,8 @@ class Meter:
     """Sums over the steps since the last `flush`, without a device copy or collective in between.
 
     Times are this process's clock. On a GPU, whose kernels run behind it, a part of a step is only
-    what was enqueued in it; whole steps are right, because each looks at its gradient's norm.
+    what was enqueued in it; whole steps are right, because each looks at its gradient's norm. A
+    slow rank shows in `forward_seconds`: from the losses on, the ranks wait for each other.
     """
 
     def __init__(self, flops_per_pair: float, peak: float) -> None:
@@ -30,32 +31,27 @@ class Meter:
 
     def _clear(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._usage: Tensor | None = None
+        self._clocks: dict[str, float] = {}
         self._steps = self._pairs = 0
-        self._seconds = self._waited = self._ahead = 0.0
+        self._seconds = self._waited = 0.0
 
     def add(
-        self,
-        pairs: int,
-        seconds: float,
-        waited: float,
-        ahead: float,
-        numbers: dict[str, Tensor],
-        usage: Tensor,
+        self, pairs: int, seconds: float, waited: float, numbers: Mapping[str, Tensor | float]
     ) -> None:
-        """Count one step of `pairs` pairs that took `seconds`, `waited` of them for its batch and
-        `ahead` before the losses, where the ranks first meet.
+        """Count one step of `pairs` pairs that took `seconds`, `waited` of them for its batch.
 
-        numbers: scalars by name (losses, norms); usage (M,): `Prediction.usage`.
+        numbers: scalar tensors by name (losses, norms), floats for times that were measured here
+        (`forward_seconds`), and `usage` (M,), see `Prediction.usage`.
         """
         for name, value in numbers.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value.detach()
-        self._usage = usage if self._usage is None else self._usage + usage
+            if isinstance(value, Tensor):
+                self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
+            else:
+                self._clocks[name] = self._clocks.get(name, 0.0) + value
         self._steps += 1
         self._pairs += pairs
         self._seconds += seconds
         self._waited += waited
-        self._ahead += ahead
 
     def flush(self, accelerator: Accelerator) -> Records:
         """Records by kind, the same on every rank; a collective, so every rank calls it.
@@ -64,15 +60,15 @@ class Meter:
         times over the ranks; usage: share of the pairs whose best window each learned query made;
         system: figures of each rank, and of each node as its first rank sees it. Starts anew.
         """
-        assert self._usage is not None, "no step was added"
-        means = torch.stack([total.float() for total in self._sums.values()]) / self._steps
-        usage = self._usage.float() / self._steps
+        means = {name: total / self._steps for name, total in self._sums.items()}
+        usage = means.pop("usage")
         own = self._own_figures(accelerator)
-        figures = torch.tensor(list(own.values()), device=means.device)
-        gathered = accelerator.gather(torch.cat([means, usage, figures])[None]).cpu()  # (W, ...)
-        losses, shares, figures = gathered.split([len(means), len(usage), len(figures)], dim=1)
+        row = torch.cat([torch.stack(list(means.values())), usage])
+        row = torch.cat([row, torch.tensor(list(own.values()), device=row.device)])
+        table = accelerator.gather(row[None]).cpu()  # (W, ...)
+        numbers, shares, figures = table.split([len(means), len(usage), len(own)], dim=1)
         ranks = dict(zip(own, figures.T.tolist(), strict=True))  # figure -> its value on each rank
-        train = dict(zip(self._sums, losses.mean(0).tolist(), strict=True))
+        train = dict(zip(means, numbers.mean(0).tolist(), strict=True))
         share = shares.mean(0)
         records = {
             "train": train | _over_all(ranks) | {"queries_in_use": effective_number(share)},
@@ -88,7 +84,7 @@ class Meter:
             "pairs_per_second": self._pairs / self._seconds,
             "data_wait_share": self._waited / self._seconds,
             "step_seconds": self._seconds / self._steps,
-            "ahead_seconds": self._ahead / self._steps,
+            **{name: total / self._steps for name, total in self._clocks.items()},
             "flop_utilisation": self._pairs * self._flops_per_pair / self._seconds / self._peak,
             "memory_gb": self._process.memory_info().rss / GIGABYTE,
         }
@@ -111,7 +107,7 @@ def _over_all(ranks: dict[str, list[float]]) -> dict[str, float]:
     numbers = {"pairs_per_second": sum(ranks["pairs_per_second"])}
     for name in ("data_wait_share", "flop_utilisation"):
         numbers[name] = mean(name)
-    for name in ("step_seconds", "ahead_seconds"):
+    for name in (name for name in ranks if name.endswith("_seconds")):
         numbers |= {
             name: mean(name),
             f"{name}_fastest_rank": min(ranks[name]),
