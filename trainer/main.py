@@ -34,12 +34,14 @@ from trainer.cli import command, dump_config, parse_config
 from trainer.config import Config
 from trainer.evaluate_checkpoint import evaluate_checkpoint, evaluation_request
 from trainer.evaluation import Rows, predict_split, score, selection_value, write_predictions
-from trainer.loop import Meter, train_epoch
+from trainer.loop import train_epoch
+from trainer.meter import Meter
 from trainer.optimization import make_optimizer
 from trainer.report import write_report
 from trainer.results import export, print_result, provenance, write_result
 from trainer.splits import check_selection, open_split
 from trainer.tracking import Tracker
+from trainer.work import flops_per_pair, measure_peak
 
 LOG = logging.getLogger("trainer")
 CONSOLE = Console()
@@ -167,8 +169,19 @@ def track(
         config.name,
         parameters,
         provenance(config, data.train.features),
+        state.step,
         state.mlflow_run,
     )
+
+
+def make_meter(config: Config, accelerator: Accelerator, stream: PairStream) -> Meter:
+    """A meter that knows the work of an average pair and what the device could do."""
+    pairs = stream.pairs
+    work = flops_per_pair(config.model, round(pairs.clips.mean()), round(pairs.tokens.mean()))
+    if config.tracking.peak_tflops is not None:
+        return Meter(work, config.tracking.peak_tflops * 1e12)
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    return Meter(work, measure_peak(accelerator.device, dtype))
 
 
 def train(
@@ -205,12 +218,13 @@ def train(
             speed="",
         )
 
-        meter = Meter()
+        meter = make_meter(config, accelerator, data.train)
 
         def on_step() -> None:
             progress.update(bar, completed=state.step)
             if state.step % config.tracking.every == 0 or state.step == config.epochs * steps:
-                numbers = meter.flush(accelerator.num_processes)
+                records = meter.flush(accelerator)
+                numbers = records["train"]
                 numbers["lr"] = max(group["lr"] for group in optimizer.param_groups)
                 progress.update(
                     bar,
@@ -219,7 +233,8 @@ def train(
                     speed=f"{numbers['pairs_per_second']:.0f} pairs/s",
                 )
                 if tracker:
-                    tracker.log("train", state.step, state.step / steps, **numbers)
+                    for kind, of_kind in records.items():
+                        tracker.log(kind, state.step, state.step / steps, **of_kind)
 
         while state.epoch < config.epochs and patience_left(config, state, steps):
             batches = data.train.train(state.epoch, state.batch)
@@ -326,9 +341,7 @@ def finish(
     report = write_report(folder, annotations, config.videos) if config.videos else None
     print_result(result, CONSOLE)
     if tracker:
-        tracker.log(
-            "eval", state.step, float(state.epoch), **{f"report/{k}": v for k, v in summary.items()}
-        )
+        tracker.log("report", state.step, float(state.epoch), **summary)
         for path in (
             folder / "config.yaml",
             folder / "metrics.json",

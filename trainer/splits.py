@@ -1,7 +1,5 @@
 """Which features does this rank read, and does the model fit them?"""
 
-from pathlib import Path
-
 from accelerate import Accelerator
 
 from data_pipeline.errors import InputError
