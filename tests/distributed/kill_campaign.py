@@ -112,7 +112,7 @@ class Hosts:
 
         health = {"health_check_period_ms": 1000, "health_check_failure_threshold": 10}
         self._cluster: Any = Cluster()
-        self._add(num_cpus=0, _system_config=health)
+        self._add(num_cpus=0, include_dashboard=False, _system_config=health)
         self.address: str = self._cluster.address
         self._nodes = [self._add(), self._add()]
 
@@ -130,11 +130,11 @@ class Hosts:
 
     def _add(self, **options: Any) -> Any:
         options = {"num_cpus": 1, "object_store_memory": 100 * 2**20} | options
-        for attempt in range(3):
+        for attempt in range(10):
             try:
                 return self._cluster.add_node(wait=False, **options)
             except Exception:  # Ray gives a node 30 s to start, too few where much else runs
-                if attempt == 2:
+                if attempt == 9:
                     raise
         raise AssertionError
 
