@@ -112,7 +112,7 @@ class Hosts:
 
         health = {"health_check_period_ms": 1000, "health_check_failure_threshold": 10}
         self._cluster: Any = Cluster()
-        self._add(num_cpus=0, include_dashboard=False, _system_config=health)
+        self._add(num_cpus=0, include_dashboard=False, no_monitor=True, _system_config=health)
         self.address: str = self._cluster.address
         self._nodes = [self._add(), self._add()]
 
@@ -129,7 +129,12 @@ class Hosts:
         self._nodes.append(self._add())
 
     def _add(self, **options: Any) -> Any:
-        options = {"num_cpus": 1, "object_store_memory": 100 * 2**20} | options
+        options = {
+            "num_cpus": 1,
+            "object_store_memory": 100 * 2**20,
+            "include_log_monitor": False,
+            **options,
+        }
         for attempt in range(10):
             try:
                 return self._cluster.add_node(wait=False, **options)
