@@ -238,11 +238,15 @@ class FeatureEncoder:
 
     @cached_property
     def _video(self) -> VideoEncoder:
-        return self._load(self._build_video(), self._video_weights)
+        with torch.device("meta"):  # it takes the file's own tensors: nothing is held twice
+            encoder = self._build_video()
+        return self._load(encoder, self._video_weights)
 
     @cached_property
     def _text(self) -> TextEncoder:
-        return self._load(self._build_text(), self._text_weights)
+        with torch.device("meta"):
+            encoder = self._build_text()
+        return self._load(encoder, self._text_weights)
 
     def _build_video(self) -> VideoEncoder:
         with _faults(f"encoder.video {self.config.video}"):

@@ -25,15 +25,12 @@ from data_pipeline.plan import find_video
 from data_pipeline.shard_pool import cause_of
 from data_pipeline.shard_writing import Failure
 from data_pipeline.storage import PART, Location, Source
-from data_pipeline.video import PIECE_BYTES, VideoError, VideoFile
+from data_pipeline.video import VideoError, VideoFile
 
 Frames = NDArray[np.uint8]
 
 PIECES_AHEAD = 2
 """Pieces of a video that wait to be taken before its decoder holds back."""
-
-STREAM_BYTES = (PIECES_AHEAD + 1) * PIECE_BYTES
-"""What one decoder may have in the object store."""
 
 GRACE = 30.0
 """Seconds beyond the time limit after which a decoder that says nothing is taken for stuck."""

@@ -9,8 +9,6 @@ from types import FrameType
 from typing import Literal
 
 from rich.console import Console
-from rich.markup import escape
-from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
@@ -111,7 +109,7 @@ def tell(summary: Summary, config: JobConfig) -> None:
     if not failed:
         return
     causes = ", ".join(f"{count} {kind}" for kind, count in summary.failures.items())
-    rows = [escape(row["cause"]) for row in read_failures(config.output)]
+    rows = [row["cause"] for row in read_failures(config.output)]
     lines = [f"{failed} of {summary.videos} VIDEOS FAILED: {causes}", *rows[:CAUSES_SHOWN]]
     if failed > CAUSES_SHOWN:
         lines.append(f"… and {failed - CAUSES_SHOWN} more")
@@ -120,10 +118,12 @@ def tell(summary: Summary, config: JobConfig) -> None:
         "run the same command with --retry_failed true"
     )
     if summary.failed:
-        lines.append(
-            f"More than {config.threshold:.0%} failed: the job counts as failed (status 1)"
-        )
-    CONSOLE.print(Panel("\n".join(lines), style="bold red" if summary.failed else "red"))
+        lines.append(f"More than {config.threshold:.0%}: the job counts as failed (status 1)")
+    style = "bold red" if summary.failed else "red"
+    CONSOLE.rule(style=style)
+    for line in lines:
+        CONSOLE.print(line, style=style, markup=False)
+    CONSOLE.rule(style=style)
 
 
 @contextmanager

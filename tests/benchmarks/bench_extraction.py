@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jsonargparse
@@ -22,7 +23,7 @@ import jsonargparse
 from data_pipeline.encoding import EncoderConfig, FeatureEncoder
 from data_pipeline.extraction import ExtractionConfig, extract
 from data_pipeline.plan import ShardingConfig
-from data_pipeline.shard_job import Summary
+from data_pipeline.shard_job import Progress, Summary
 from data_pipeline.video import VideoFile, probe
 from tests.data_pipeline.conftest import write_video
 
@@ -57,12 +58,16 @@ def speed(videos: Path, count: int = 100, cores: int = 2) -> None:
         decode += decoded - began
     ideal = (decode + encode) / cores
     print(f"{len(paths)} videos alone: decode {decode:.1f} s + encode {encode:.1f} s of processor")
+    watch = Watch()
     with tempfile.TemporaryDirectory() as folder:
-        summary = run(Path(folder), videos, paths, cores)
+        summary = run(Path(folder), videos, paths, cores, lambda _: watch.begin())
+    watch.stop()
     wall = summary.work_seconds
     print(
         f"extraction: {wall:.1f} s on {cores} cores, {wall / ideal:.2f} x the ideal {ideal:.1f} s"
     )
+    used = watch.processor / (decode + encode)
+    print(f"processor time of all its processes: {watch.processor:.1f} s, {used:.2f} x that alone")
     print(f"workers were ready after {summary.start_seconds:.1f} s, not counted")
     print(f"encoders busy {summary.encoder_utilisation:.0%}, load {os.getloadavg()[0]:.1f}")
 
@@ -88,12 +93,19 @@ def memory(short: int = 100, minutes: int = 6, workers: int = 2) -> None:
             first = write_video(videos / "v0.mp4", frames=frames, rate=2, g="20")
             for other in range(1, number):
                 (videos / f"v{other}.mp4").hardlink_to(first)
-            peak = Peak()
+            watch = Watch()
             summary = run(base / f"out-{videos.name}", videos, sorted(videos.iterdir()), workers)
-            print(f"{name}: {summary.clips} clips, at most {peak.stop() / 2**20:.0f} MiB")
+            watch.stop()
+            print(f"{name}: {summary.clips} clips, at most {watch.memory / 2**20:.0f} MiB")
 
 
-def run(folder: Path, videos: Path, paths: list[Path], workers: int) -> Summary:
+def run(
+    folder: Path,
+    videos: Path,
+    paths: list[Path],
+    workers: int,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> Summary:
     """Extract `paths`, a query each."""
     folder.mkdir(exist_ok=True)
     rows = [
@@ -101,45 +113,59 @@ def run(folder: Path, videos: Path, paths: list[Path], workers: int) -> Summary:
         for n, path in enumerate(paths)
     ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return extract(
-        ExtractionConfig(
-            annotations=folder / "rows.jsonl",
-            videos=videos,
-            output=folder / "features",
-            encoder=QUICKSTART,
-            sharding=ShardingConfig(videos=8),
-            workers=workers,
-        )
+    config = ExtractionConfig(
+        annotations=folder / "rows.jsonl",
+        videos=videos,
+        output=folder / "features",
+        encoder=QUICKSTART,
+        sharding=ShardingConfig(videos=8),
+        workers=workers,
     )
+    return extract(config, report)
 
 
-class Peak:
-    """Watches the proportional memory of this process and all that inherit its environment."""
+class Watch:
+    """Watches this process and all that it starts: memory in bytes, pages that several processes
+    share divided among them, at most; processor seconds since `begin`."""
 
     def __init__(self) -> None:
+        self.memory = 0
+        self.processor = 0.0
         self._mark = f"SDST_BENCH={time.time()}"
-        os.environ["SDST_BENCH"] = self._mark.partition("=")[2]
-        self._most = 0
+        os.environ["SDST_BENCH"] = self._mark.partition("=")[2]  # inherited
+        self._begin_asked = False
+        self._before: dict[str, float] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
 
-    def stop(self) -> int:
-        """The largest sum, in bytes."""
+    def begin(self) -> None:
+        """Count processor time from now on."""
+        self._begin_asked = True
+
+    def stop(self) -> None:
+        """The figures are final after this."""
         self._ended.set()
         self._thread.join()
-        return self._most
 
     def _watch(self) -> None:
-        while not self._ended.wait(0.5):
-            total = proportional(Path("/proc/self"))
-            for process in Path("/proc").glob("[0-9]*"):
+        seen: dict[str, float] = {}
+        while not self._ended.wait(0.25):
+            memory = 0
+            for process in [Path("/proc/self"), *Path("/proc").glob("[0-9]*")]:
                 try:
-                    if self._mark.encode() in (process / "environ").read_bytes():
-                        total += proportional(process)
-                except OSError:  # it has ended, or is not ours
+                    if process.name == "self" or self._is_ours(process):
+                        memory += proportional(process)
+                        seen[process.name] = processor(process)
+                except OSError:  # it has ended, or is another user's
                     continue
-            self._most = max(self._most, total)
+            self.memory = max(self.memory, memory)
+            if self._begin_asked and not self._before:
+                self._before = dict(seen)
+            self.processor = sum(t - self._before.get(name, 0.0) for name, t in seen.items())
+
+    def _is_ours(self, process: Path) -> bool:
+        return self._mark.encode() in (process / "environ").read_bytes()
 
 
 def proportional(process: Path) -> int:
@@ -148,6 +174,12 @@ def proportional(process: Path) -> int:
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+def processor(process: Path) -> float:
+    """Seconds of processor time that a process has used."""
+    fields = (process / "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data_pipeline import extraction_decoder
 from data_pipeline.encoding import EncoderConfig, FeatureEncoder
 from data_pipeline.errors import InputError
 from data_pipeline.extraction import ExtractionConfig, extract
+from data_pipeline.extraction_decoder import Decoded, Decoder, Decoders, Decoding
 from data_pipeline.extraction_worker import Extractor
 from data_pipeline.plan import ShardingConfig
 from data_pipeline.ray_session import ray_session
@@ -189,6 +192,38 @@ def test_a_folder_of_another_job_is_refused(undisturbed: Path, inputs: Path) -> 
         extract(config(inputs, undisturbed, annotations=rows))
     with pytest.raises(InputError, match="no such folder of videos"):
         extract(config(inputs, undisturbed, videos=inputs / "nowhere"))
+
+
+def test_a_video_costs_at_most_its_decoder(
+    running_ray: None, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Nasty(Decoder):
+        def decode(self, vid: str) -> Iterator[Any]:
+            if vid == "killer":
+                os._exit(1)
+            if vid == "hanger":
+                time.sleep(1000)
+            first = not (tmp_path / "tried").exists()
+            for number, word in enumerate(super().decode("Video.5")):
+                if vid == "flaky" and first and number == 2:
+                    (tmp_path / "tried").touch()
+                    os._exit(1)
+                yield word
+
+    monkeypatch.setattr(extraction_decoder, "Decoder", Nasty)
+    monkeypatch.setattr(extraction_decoder, "GRACE", 19.0)
+    monkeypatch.setattr("data_pipeline.video.PIECE_BYTES", 1)
+    decoding = Decoding(inputs / "videos", 1.0, 1, 32, time_limit=1, retries=2)
+    heard = defaultdict(list)
+    for vid, word in Decoders(decoding, 2, 0.0).decode(["killer", "good", "flaky", "hanger"]):
+        heard[vid].append(word)
+    assert [word.kind for word in heard["killer"]] == ["crash"]
+    assert [word.kind for word in heard["hanger"]] == ["too slow"]
+    assert isinstance(heard["good"].pop(), Decoded)
+    assert isinstance(heard["flaky"].pop(), Decoded)
+    assert len(heard["good"]) == len(heard["flaky"])
+    for expected, got in zip(heard["good"], heard["flaky"], strict=True):
+        assert np.array_equal(expected, got)
 
 
 def test_a_fault_of_the_encoder_ends_the_job(

@@ -111,14 +111,8 @@ class Hosts:
         from ray.cluster_utils import Cluster
 
         health = {"health_check_period_ms": 1000, "health_check_failure_threshold": 10}
-        self._cluster: Any = Cluster(
-            initialize_head=True,
-            head_node_args={
-                "num_cpus": 0,
-                "object_store_memory": 100 * 2**20,
-                "_system_config": health,
-            },
-        )
+        self._cluster: Any = Cluster()
+        self._add(num_cpus=0, include_dashboard=False, no_monitor=True, _system_config=health)
         self.address: str = self._cluster.address
         self._nodes = [self._add(), self._add()]
 
@@ -134,8 +128,20 @@ class Hosts:
         self._cluster.remove_node(node, allow_graceful=False)
         self._nodes.append(self._add())
 
-    def _add(self) -> Any:
-        return self._cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20, wait=False)
+    def _add(self, **options: Any) -> Any:
+        options = {
+            "num_cpus": 1,
+            "object_store_memory": 100 * 2**20,
+            "include_log_monitor": False,
+            **options,
+        }
+        for attempt in range(10):
+            try:
+                return self._cluster.add_node(wait=False, **options)
+            except Exception:  # Ray gives a node 30 s to start, too few where much else runs
+                if attempt == 9:
+                    raise
+        raise AssertionError
 
 
 def drive(folder: Path, output: Path, address: str) -> subprocess.Popen[bytes]:
