@@ -122,6 +122,7 @@ def run(settings: Command, attention: str, steps: int, seed: int) -> int:
         "model.sparse_attention": attention,
         "model.input_dropout": 0.1,
         "loss.weights.saliency": 1.0,
+        "loss.weights.alignment_batch": 1.0,
         "optim.lr": settings.lr,
         "optim.warmup": 50,
         "optim.schedule": "cosine",
