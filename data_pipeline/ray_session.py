@@ -43,6 +43,7 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
         # Ray gives its workers the lowest priority, and anything else that runs starves them.
         os.environ.setdefault("RAY_worker_niceness", "0")
         ray.init(
+            address="local",  # and not some other program's Ray that happens to run here
             num_cpus=cpus,
             include_dashboard=False,
             log_to_driver=False,

@@ -18,10 +18,10 @@ import pytest
 from data_pipeline.encoding import EncoderConfig, FeatureEncoder
 from data_pipeline.errors import InputError
 from data_pipeline.extraction import ExtractionConfig, extract
-from data_pipeline.extraction_pool import MAX_DEATHS, WorkerPool, _Task
-from data_pipeline.extraction_worker import Worker, current_file
-from data_pipeline.plan import PlannedShard, ShardingConfig
+from data_pipeline.extraction_worker import Extractor
+from data_pipeline.plan import ShardingConfig
 from data_pipeline.ray_session import ray_session
+from data_pipeline.shard_pool import WorkerPool
 from data_pipeline.shards import FeatureSet
 from data_pipeline.verify import read_failures, verify
 from launch import extract as extract_command
@@ -106,9 +106,9 @@ def test_extraction_stores_what_the_encoder_gives_alone(undisturbed: Path, input
         alone = encoder.encode_video(inputs / "videos" / f"{sample.vid}.mp4")
         assert sample.video.tobytes() == alone.features.tobytes()
         assert sample.duration == alone.duration
-        pair = sample.pair(len(sample.queries) - 1)
-        (text,) = encoder.encode_text([pair.annotation.query])
-        assert np.array_equal(pair.text, text)
+        query = sample.queries[-1]
+        (text,) = encoder.encode_text([query.annotation.query])
+        assert np.array_equal(sample.text[slice(*query.tokens)], text)
     assert features.provenance == encoder.provenance
 
 
@@ -118,10 +118,10 @@ def test_killed_workers_cost_no_video_and_change_no_byte(
     hear, killed = WorkerPool._hear, []
 
     def kill_first(pool: WorkerPool, stream: Any, waiting: Any) -> Iterator[Any]:
-        task = pool._running[stream]
+        worker, shard = pool._running[stream]
         if len(killed) < 3:
-            killed.append(task)
-            ray.kill(task.worker)
+            killed.append(shard)
+            ray.kill(worker)
         yield from hear(pool, stream, waiting)
 
     monkeypatch.setattr(WorkerPool, "_hear", kill_first)
@@ -191,24 +191,14 @@ def test_a_folder_of_another_job_is_refused(undisturbed: Path, inputs: Path) -> 
         extract(config(inputs, undisturbed, videos=inputs / "nowhere"))
 
 
-def test_a_video_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
-    pool = WorkerPool((), 0.0, 1, tmp_path, 60.0, lambda _: False)
-    shard = PlannedShard("00000", ())
-    for _ in range(MAX_DEATHS):
-        assert pool._given_up == {}
-        current_file(tmp_path, "00000").write_text("killer")
-        pool._bury(_Task(None, shard))
-    assert pool._given_up["killer"].kind == "crash"
-
-
 def test_a_fault_of_the_encoder_ends_the_job(
     running_ray: None, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Faulty(Worker):
+    class Faulty(Extractor):
         def load(self) -> None:
             raise MemoryError("no room for the weights")
 
-    monkeypatch.setattr("data_pipeline.extraction_pool.Worker", Faulty)
+    monkeypatch.setattr("data_pipeline.extraction.Extractor", Faulty)
     with pytest.raises(MemoryError, match="no room for the weights"):
         extract(config(inputs, tmp_path / "out"))
 
