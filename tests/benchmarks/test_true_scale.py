@@ -1,6 +1,5 @@
 """The true-scale benchmark as a program, at the smallest scale."""
 
-
 import pytest
 
 from data_pipeline.annotations import Annotation, write_annotations
