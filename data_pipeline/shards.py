@@ -28,6 +28,9 @@ LOG = logging.getLogger(__name__)
 FORMAT = 2
 """Version of the layout above; readers refuse any other."""
 
+IMPORTED = "imported"
+"""In a provenance: features that others made and released, so that this is not known."""
+
 REMAKE = "remove it and run the extraction again"
 
 OPENED_AT_ONCE = 16
@@ -36,7 +39,7 @@ OPENED_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Provenance:
-    """How features were made. Two sets may be used together if they agree in all but `version`.
+    """How features were made. Sets may be used together that agree in all but the last three.
 
     Attributes:
         video_encoder: registered name, or what an import says of its origin
@@ -46,10 +49,12 @@ class Provenance:
         tokenizer: SHA-256 of the tokenizer
         clip_length: seconds
         frames_per_clip: frames that the encoder sees of each clip, evenly spread
-        preprocessing: from decoded frames to the encoder's input
-        arithmetic: floating-point type that the encoders ran in
+        preprocessing: from decoded frames to the encoder's input, or `IMPORTED`
+        arithmetic: floating-point type that the encoders ran in, or `IMPORTED`
         options: further options of the encoders
         version: of this package
+        batch, threads: clips encoded at once and processor threads, of which the last bits depend;
+            None where they are not known
     """
 
     video_encoder: str
@@ -65,6 +70,8 @@ class Provenance:
     arithmetic: str
     options: dict[str, Any]
     version: str
+    batch: int | None = None
+    threads: int | None = None
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Provenance":
@@ -78,7 +85,7 @@ class Provenance:
         return [
             f"{name}: {mine[name]}, not {theirs[name]}"
             for name in mine
-            if name != "version" and mine[name] != theirs[name]
+            if name not in ("version", "batch", "threads") and mine[name] != theirs[name]
         ]
 
     def summary(self) -> dict[str, str]:

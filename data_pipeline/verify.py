@@ -1,6 +1,7 @@
 """Is a set of feature shards whole: as its manifest says, and with all that was asked for?"""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,11 +53,20 @@ def verify(folder: Source, annotations: str | Path | None = None) -> Iterator[Fa
             if qid in stored:
                 yield Fault(where, f"qid {qid!r} is stored twice")
             stored[qid] = query.annotation
-    totals = features.manifest["totals"]
-    if (totals["videos"], totals["queries"]) != (len(features.samples), features.pairs):
-        yield Fault(
-            str(features.folder / "manifest.json"), "its totals are not those of its shards"
-        )
+    found = {
+        "videos": len(features.samples),
+        "queries": features.pairs,
+        "clips": sum(entry.clips for entry in features.samples),
+        "bytes": sum(shard["bytes"] for shard in features.shards),
+    }
+    manifest = str(features.folder / "manifest.json")
+    for name, number in found.items():
+        total = features.manifest["totals"][name]
+        if total != number:
+            yield Fault(manifest, f"its total of {name} is {total}, its shards hold {number}")
+    for vid, times in Counter(entry.vid for entry in features.samples).items():
+        if times > 1:
+            yield Fault(str(features.folder), f"video {vid!r} is stored {times} times")
     if annotations is not None:
         yield from _coverage(folder, annotations, stored)
 

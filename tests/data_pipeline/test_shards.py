@@ -161,6 +161,16 @@ def test_values_and_lengths_are_verified(tmp_path: Path) -> None:
     assert "sample 'short': 3 clips, its 60.00 s make 30" in faults[1]
 
 
+def test_counts_are_verified(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", [[sample("a")], [sample("a")]]).folder
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest["totals"]["clips"] += 1
+    (folder / "manifest.json").write_bytes(json.dumps(manifest).encode())
+    faults = "\n".join(str(fault) for fault in verify(folder))
+    assert "manifest.json: its total of clips is 7, its shards hold 6" in faults
+    assert "video 'a' is stored 2 times" in faults
+
+
 def test_coverage_of_the_annotations_is_verified(features: FeatureSet, tmp_path: Path) -> None:
     rows = [q.annotation for n in range(3) for q in features.read(n).queries]
     rows.append(Annotation("new", "a bird", "unknown", 10.0))
