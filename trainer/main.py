@@ -38,7 +38,14 @@ from trainer.loop import train_epoch
 from trainer.meter import Meter
 from trainer.optimization import make_optimizer
 from trainer.report import write_report
-from trainer.results import export, print_result, provenance, write_result
+from trainer.results import (
+    export,
+    print_result,
+    provenance,
+    trainable_parameters,
+    write_queries,
+    write_result,
+)
 from trainer.splits import check_selection, open_split
 from trainer.tracking import Tracker
 from trainer.work import flops_per_pair, measure_peak
@@ -161,8 +168,7 @@ def track(
     """Open the run's records, on the main process only."""
     if not accelerator.is_main_process:
         return None
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    parameters = dataclasses.asdict(config) | {"trainable_parameters": trainable}
+    parameters = dataclasses.asdict(config) | {"trainable_parameters": trainable_parameters(model)}
     return Tracker(
         config.folder,
         config.tracking,
@@ -324,7 +330,9 @@ def finish(
     if not accelerator.is_main_process:
         return
     write_predictions(folder / "predictions.jsonl", rows)
-    summary = score(rows, annotations, config.eval.dataset).summary
+    evaluation = score(rows, annotations, config.eval.dataset)
+    summary = evaluation.summary
+    write_queries(folder, annotations, evaluation)
     others = {
         "whole video": baselines.whole_video(annotations),
         "random": baselines.random_windows(annotations, config.seed),
@@ -336,6 +344,7 @@ def finish(
             for name, theirs in others.items()
         },
         "provenance": provenance(config, data.train.features),
+        "trainable_parameters": trainable_parameters(model),
     }
     write_result(folder, result)
     report = write_report(folder, annotations, config.videos) if config.videos else None
@@ -345,7 +354,10 @@ def finish(
         for path in (
             folder / "config.yaml",
             folder / "metrics.json",
+            folder / "metrics.jsonl",
             folder / "predictions.jsonl",
+            folder / "per_query.json",
+            folder / "annotations.jsonl",
             report,
         ):
             if path:

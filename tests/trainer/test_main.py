@@ -2,8 +2,10 @@ import json
 
 import pytest
 
+from data_pipeline.annotations import read_annotations
 from trainer import checkpoints
 from trainer.main import main
+from trainer.metrics.storage import read_evaluation
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,9 @@ def test_a_run_leaves_everything_that_its_folder_promises(command, tmp_path, cap
     assert result["provenance"]["selection"].startswith("best")
     predictions = [json.loads(line) for line in (run / "predictions.jsonl").open()]
     assert len(predictions) == len({row["qid"] for row in predictions}) == 12
+    kept = read_evaluation(run / "per_query.json")
+    assert kept.summary == result["metrics"]
+    assert {row.qid for row in read_annotations(run / "annotations.jsonl")} == set(kept.qids)
     records = [json.loads(line) for line in (run / "metrics.jsonl").open()]
     assert {r["kind"] for r in records} == {"train", "usage", "system", "eval", "report"}
     assert (run / "model" / "model.safetensors").is_file()
