@@ -132,6 +132,8 @@ class FeatureEncoder:
             arithmetic=config.arithmetic,
             options={"video": config.video_options, "text": config.text_options},
             version=package_version(),
+            batch=config.batch,
+            threads=config.threads,
         )
 
     def load(self) -> None:

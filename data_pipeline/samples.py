@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.annotations import Annotation
-from data_pipeline.batches import Pair
 from data_pipeline.errors import InputError
 
 MEMBERS = ("video.npy", "text.npy", "json")
@@ -141,13 +140,6 @@ class Sample:
     video: Half
     text: Half
     queries: tuple[StoredQuery, ...]
-
-    def pair(self, query: int) -> Pair:
-        """The video with one of its queries."""
-        start, end = self.queries[query].tokens
-        return Pair(
-            self.video, self.text[start:end], self.queries[query].annotation, self.clip_length
-        )
 
     def details(self) -> dict[str, Any]:
         """The JSON member: all but the features."""

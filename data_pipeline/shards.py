@@ -12,7 +12,9 @@ single samples at their offsets. Nothing here unpickles.
 import dataclasses
 import json
 import logging
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -37,7 +39,7 @@ OPENED_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Provenance:
-    """How features were made. Two sets may be used together if they agree in all but `version`.
+    """How features were made. Sets may be used together that agree in all but the last three.
 
     Attributes:
         video_encoder: registered name, or what an import says of its origin
@@ -51,6 +53,8 @@ class Provenance:
         arithmetic: floating-point type that the encoders ran in, or `IMPORTED`
         options: further options of the encoders
         version: of this package
+        batch, threads: clips encoded at once and processor threads, of which the last bits depend;
+            None where they are not known
     """
 
     video_encoder: str
@@ -66,6 +70,8 @@ class Provenance:
     arithmetic: str
     options: dict[str, Any]
     version: str
+    batch: int | None = None
+    threads: int | None = None
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Provenance":
@@ -79,7 +85,7 @@ class Provenance:
         return [
             f"{name}: {mine[name]}, not {theirs[name]}"
             for name in mine
-            if name != "version" and mine[name] != theirs[name]
+            if name not in ("version", "batch", "threads") and mine[name] != theirs[name]
         ]
 
     def summary(self) -> dict[str, str]:
@@ -142,21 +148,26 @@ class FeatureSet:
         Raises Damaged that names shard and sample where these are not what was written.
         """
         entry = self.samples[index]
-        try:
+        with self.named(entry):
             data = self.path(entry.shard).read_range(entry.offset, entry.size)
             return parse_sample(
                 data, entry, self.provenance.clip_length, self.video_shape, self.text_shape
             )
-        except NotFound as error:
-            raise self.damaged(entry, "the shard is missing") from error
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise self.damaged(entry, str(error)) from error
 
-    def damaged(self, entry: SampleEntry, fault: str) -> Damaged:
-        """The error that names a sample and its fault."""
-        return Damaged(f"{self.path(entry.shard)}: sample {entry.vid!r}: {fault}; {REMAKE}")
+    @contextmanager
+    def named(self, entry: SampleEntry) -> Iterator[None]:
+        """Turn the faults of a sample's bytes into Damaged, which names shard and sample."""
+        where = f"{self.path(entry.shard)}: sample {entry.vid!r}"
+        try:
+            yield
+        except (NotFound, FileNotFoundError) as error:
+            raise Damaged(f"{where}: the shard is missing; {REMAKE}") from error
+        except InputError:  # named already, or of the store and not of the sample
+            raise
+        except OSError as error:
+            raise Damaged(f"{where}: cannot be read: {error.strerror}; {REMAKE}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise Damaged(f"{where}: {error}; {REMAKE}") from error
 
     def path(self, shard: int) -> Location:
         """The tar of a shard."""

@@ -156,9 +156,12 @@ class VideoFile:
         begin = 0.0 if container.start_time is None else container.start_time / av.time_base
         pts: list[int] = []
         keys: list[tuple[int, int]] = []  # presentation time, and where to seek for it
-        has_pts, last, other_end = True, 0, 0.0
+        has_pts, last, other_end, timeless = True, 0, 0.0, False
         for packet in container.demux():
-            if packet.size == 0 or (packet.dts is None and packet.pts is None):
+            if packet.size == 0:
+                continue
+            if packet.dts is None and packet.pts is None:
+                timeless = timeless or packet.stream_index == stream.index
                 continue
             stamp = packet.dts if packet.pts is None else packet.pts
             if packet.stream_index != stream.index:
@@ -176,6 +179,12 @@ class VideoFile:
             has_pts = has_pts and packet.pts is not None
             pts.append(stamp)
             last = max(last, stamp + (packet.duration or 0))
+        if not pts and timeless:
+            raise VideoError(
+                f"{self.path}: its frames carry no times, as in a bare stream; put it into a "
+                "container (ffmpeg -i FILE -c copy FILE.mp4)",
+                kind="no times",
+            )
         if not pts:
             raise VideoError(
                 f"{self.name}: holds no video frames; is the file truncated?", kind="no frames"

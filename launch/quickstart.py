@@ -41,7 +41,7 @@ class QuickstartConfig:
     data: Path = Path("data/quickstart")
     runs: Path = Path("runs")
     name: str = "quickstart"
-    videos: int = 330
+    videos: int = 280
     seed: int = 0
     workers: int | None = None
     train: tuple[str, ...] = ()

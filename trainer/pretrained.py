@@ -42,6 +42,7 @@ class Export:
 
 def encoder_of(features: Provenance) -> EncoderConfig:
     """The encoders that made `features`; paths of weights that no package brings are left open."""
+    default = EncoderConfig()
     return EncoderConfig(
         video=features.video_encoder,
         video_layers=features.video_layers,
@@ -52,6 +53,8 @@ def encoder_of(features: Provenance) -> EncoderConfig:
         clip_length=features.clip_length,
         frames_per_clip=features.frames_per_clip,
         arithmetic="bfloat16" if features.arithmetic == "bfloat16" else "float32",
+        batch=features.batch or default.batch,
+        threads=features.threads or default.threads,
     )
 
 

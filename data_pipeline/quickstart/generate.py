@@ -32,7 +32,7 @@ from data_pipeline.quickstart.kinds import Drawn
 from data_pipeline.quickstart.plan import CLIP_SECONDS, Split, VideoPlan, plan_video
 from data_pipeline.quickstart.scenes import draw
 
-VERSION = 3
+VERSION = 4
 """Changes whenever the same arguments would give other files."""
 
 FRAME_RATE = 6
@@ -72,7 +72,7 @@ def render(video: VideoPlan, size: tuple[int, int]) -> Iterator[np.ndarray]:
 
 def generate(
     output: str | Path,
-    videos: int = 330,
+    videos: int = 280,
     seed: int = 0,
     workers: int | None = None,
     size: tuple[int, int] = (320, 180),

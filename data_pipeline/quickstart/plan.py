@@ -73,16 +73,23 @@ def plan_video(index: int, split: Split, seed: int) -> VideoPlan:
     rng = np.random.default_rng([seed, index])
     vid = f"quickstart_s{seed}_{index:04d}"
     segments = _segments(rng)
-    shown = list(dict.fromkeys(segment.kind for segment in segments))
-    # Every kind that a training video shows is asked about: sentences cost no extraction.
-    count = len(shown) if split == "train" else int(rng.integers(2, 4))
-    asked = rng.permutation(len(shown))[:count]
-    duration = segments[-1].window[1]
+    # Every kind that a video shows is asked about, in training twice: sentences cost no extraction.
+    shown = dict.fromkeys(segment.kind for segment in segments)
+    asked = [(kind, sentence) for kind in shown for sentence in _sentences(rng, kind, split)]
     annotations = tuple(
-        _annotate(rng, f"{vid}_{number}", shown[choice], segments, vid, split, duration)
-        for number, choice in enumerate(asked)
+        _annotate(rng, f"{vid}_{number}", sentence, kind, segments, vid)
+        for number, (kind, sentence) in enumerate(asked)
     )
     return VideoPlan(vid, split, segments, annotations)
+
+
+def _sentences(rng: np.random.Generator, kind: Kind, split: Split) -> list[str]:
+    """What is asked about a kind: two phrasings in training, one elsewhere, often an unseen one."""
+    phrases = phrasings(kind)
+    if split == "train":
+        return [str(sentence) for sentence in rng.choice(phrases.seen, size=2, replace=False)]
+    choices = phrases.unseen if rng.random() < 0.4 else phrases.seen
+    return [str(rng.choice(choices))]
 
 
 def _segments(rng: np.random.Generator) -> tuple[Segment, ...]:
@@ -143,15 +150,11 @@ def _prominence(rng: np.random.Generator) -> tuple[float, ...]:
 def _annotate(
     rng: np.random.Generator,
     qid: str,
+    sentence: str,
     kind: Kind,
     segments: tuple[Segment, ...],
     vid: str,
-    split: Split,
-    duration: float,
 ) -> Annotation:
-    phrases = phrasings(kind)
-    unseen = split != "train" and rng.random() < 0.4
-    choices = phrases.unseen if unseen else phrases.seen
     relevant = [segment for segment in segments if segment.kind == kind]
     biases = rng.normal(0.0, 0.35, size=3)
     saliency: dict[int, tuple[float, ...]] = {}
@@ -161,9 +164,9 @@ def _annotate(
             saliency[segment.first_clip + offset] = _judge(rng, quality, biases)
     return Annotation(
         qid=qid,
-        query=choices[rng.integers(len(choices))],
+        query=sentence,
         vid=vid,
-        duration=duration,
+        duration=segments[-1].window[1],
         windows=tuple(segment.window for segment in relevant),
         saliency=saliency,
     )

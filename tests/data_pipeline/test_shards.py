@@ -95,9 +95,8 @@ def test_samples_come_back_as_they_went_in(features: FeatureSet) -> None:
         assert np.array_equal(found.text, expected.text)
         assert found.queries == expected.queries
         assert (found.vid, found.duration) == (vid, expected.duration)
-    pair = features.read(0).pair(1)
-    assert pair.text.shape == (4, 2, 4)
-    assert pair.annotation.query == "a cät"
+    assert features.read(0).queries[1].tokens == (3, 7)
+    assert features.read(0).queries[1].annotation.query == "a cät"
     assert (features.video_shape, features.text_shape) == ((2, 5), (2, 4))
     assert features.provenance == PROVENANCE
 
