@@ -45,6 +45,14 @@ def checksum(data: memoryview | bytes | Half) -> int:
     return total % 2**64
 
 
+def is_finite(array: Half) -> bool:
+    """Whether no value is infinite or NaN: those have all exponent bits set.
+
+    As integers that is told several times as fast as by `np.isfinite`.
+    """
+    return bool(((array.view(np.uint16) & 0x7C00) != 0x7C00).all())
+
+
 @lru_cache(maxsize=4096)
 def npy_header(shape: tuple[int, ...]) -> bytes:
     """What stands before the values in the .npy of a float16 array."""

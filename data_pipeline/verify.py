@@ -53,14 +53,14 @@ def verify(folder: Source, annotations: str | Path | None = None) -> Iterator[Fa
             if qid in stored:
                 yield Fault(where, f"qid {qid!r} is stored twice")
             stored[qid] = query.annotation
-    found = {
+    counts = {
         "videos": len(features.samples),
         "queries": features.pairs,
         "clips": sum(entry.clips for entry in features.samples),
         "bytes": sum(shard["bytes"] for shard in features.shards),
     }
     manifest = str(features.folder / "manifest.json")
-    for name, number in found.items():
+    for name, number in counts.items():
         total = features.manifest["totals"][name]
         if total != number:
             yield Fault(manifest, f"its total of {name} is {total}, its shards hold {number}")
