@@ -1,22 +1,24 @@
 """What happens in one epoch of training: forward, losses, backward, step, and what is measured."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_pipeline.batches import PairBatch
 from model.losses import Criterion
+from model.sdst import Prediction
 from trainer.checkpoints import State
 from trainer.config import Config
-from trainer.optimization import rate, set_rate
-
-
-class NotFinite(RuntimeError):
-    """The gradient is not finite. Every rank raises it at the same step."""
+from trainer.divergence import NotFinite, diagnose
+from trainer.optimization import set_rates
+from trainer.preemption import StopSignals
+from trainer.randomness import draw_pairs, seed_step
+from trainer.sharding import Learner
 
 
 @dataclass
@@ -38,10 +40,15 @@ class Meter:
         self.seconds += seconds
         self.waited += waited
 
-    def flush(self, world: int) -> dict[str, float]:
-        """The means, and the rate over all ranks; starts anew."""
-        numbers = {name: float(total) / self.steps for name, total in self.sums.items()}
-        numbers["pairs_per_second"] = self.pairs * world / self.seconds
+    def flush(self, accelerator: Accelerator) -> dict[str, float]:
+        """The means over steps and ranks, and the rate over all ranks; starts anew.
+
+        Every rank calls it.
+        """
+        means = torch.stack([total.float() / self.steps for total in self.sums.values()])
+        means = accelerator.reduce(means, "mean")
+        numbers = dict(zip(self.sums, means.tolist(), strict=True))
+        numbers["pairs_per_second"] = self.pairs * accelerator.num_processes / self.seconds
         numbers["data_wait_share"] = self.waited / self.seconds
         self.sums, self.steps, self.pairs, self.seconds, self.waited = {}, 0, 0, 0.0, 0.0
         return numbers
@@ -60,11 +67,11 @@ def timed(batches: Iterable[PairBatch]) -> Iterator[tuple[PairBatch, float]]:
 
 
 def train_epoch(
-    model: nn.Module,
+    learner: Learner,
     criterion: Criterion,
-    optimizer: torch.optim.Optimizer,
     batches: Iterable[PairBatch],
     accelerator: Accelerator,
+    stop: StopSignals,
     config: Config,
     state: State,
     steps_per_epoch: int,
@@ -73,40 +80,78 @@ def train_epoch(
 ) -> None:
     """Train on the rest of `state`'s epoch; `state` moves with every optimizer step.
 
-    Every step is counted in `meter`, then `on_step` is called, on every rank alike. Raises
-    NotFinite, naming the step and its pairs, before a step that would spoil the weights.
+    Every step is counted in `meter`, then `on_step` is called, on every rank alike. Raises Stopped
+    between two steps, and NotFinite before a step that would spoil the weights, on all ranks.
     """
-    model.train()
-    for batch, waited in timed(batches):
+    learner.network.train()
+    limit = config.optim.clip_norm or math.inf
+    for batch, waited in stop.watch(timed(batches)):
         begin = time.perf_counter() - waited
-        batch = batch.to(accelerator.device)
-        set_rate(
-            optimizer,
-            rate(state.step, state.step / steps_per_epoch, config.epochs, config.optim),
+        set_rates(
+            learner.optimizer,
+            state.step,
+            state.step / steps_per_epoch,
+            config.epochs,
+            config.optim,
         )
-        with accelerator.autocast():
-            prediction = model(
-                batch.video.float(), batch.video_mask, batch.text.float(), batch.text_mask
-            )
-        loss, parts = criterion(
-            prediction, batch.windows, batch.window_mask, batch.saliency, batch.video_mask
-        )
-        accelerator.backward(loss)
-        # The reduced gradient is the same on all ranks, so that all of them leave together.
-        limit = config.optim.clip_norm or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
-        if not torch.isfinite(norm):
-            qids = [annotation.qid for annotation in batch.annotations]
-            raise NotFinite(
-                f"step {state.step}: the gradient is not finite (loss {float(loss):.4g} on this "
-                f"rank, {accelerator.process_index}); its pairs have the qids {qids}"
-            )
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        numbers = gradient(learner, criterion, batch, accelerator, config, state)
+        # Under DeepSpeed the step is done by now, or was left out by DeepSpeed if not finite.
+        norm = accelerator.clip_grad_norm_(learner.network.parameters(), limit)
+        # The gradient is reduced, so that it is the same decision on all ranks.
+        if math.isfinite(norm):
+            learner.prepared.step()
+        else:
+            state.skipped += 1
+            seed_step(config.seed, state.step, accelerator.process_index)
+            fault = diagnose(learner.network, criterion, batch, accelerator, state.step)
+            if state.skipped > config.optim.skip_not_finite:
+                raise NotFinite(fault)
+            accelerator.print(f"{fault}; the step is left out")
+        learner.prepared.zero_grad()
         state.step += 1
         state.batch += 1
         seconds = time.perf_counter() - begin
-        meter.add(len(batch), seconds, waited, {"loss": loss, "gradient_norm": norm, **parts})
+        numbers["gradient_norm"] = torch.as_tensor(norm, device=accelerator.device)
+        meter.add(len(batch), seconds, waited, numbers)
         on_step()
     state.epoch += 1
     state.batch = 0
+
+
+def gradient(
+    learner: Learner,
+    criterion: Criterion,
+    batch: PairBatch,
+    accelerator: Accelerator,
+    config: Config,
+    state: State,
+) -> dict[str, Tensor]:
+    """Leave the gradient of a batch, over all ranks, and return the losses of this rank's rows.
+
+    A batch in several parts has the mean of the parts' gradients; their contrastive terms and
+    counts are those of a part on all ranks.
+    """
+    rank, world = accelerator.process_index, accelerator.num_processes
+    parts = config.optim.accumulate
+    seed_step(config.seed, state.step, rank)
+    draws = draw_pairs(config.seed, state.step, rank, world, world * len(batch))
+    sums: dict[str, Tensor] = {}
+    for part, draw in zip(batch.split(parts), draws.chunk(parts), strict=True):
+        part = part.to(accelerator.device)
+        with accelerator.accumulate(learner.network):
+            with accelerator.autocast():
+                prediction: Prediction = learner.network(
+                    part.video.float(), part.video_mask, part.text.float(), part.text_mask
+                )
+            loss, losses = criterion(
+                prediction,
+                part.windows,
+                part.window_mask,
+                part.saliency,
+                part.video_mask,
+                draw.to(accelerator.device),
+            )
+            accelerator.backward(loss)
+        for name, value in {"loss": loss, **losses}.items():
+            sums[name] = sums.get(name, 0.0) + value.detach() / parts
+    return sums

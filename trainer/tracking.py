@@ -78,7 +78,11 @@ class Tracker:
             self._thread.start()
 
     def log(
-        self, kind: Literal["train", "eval"], step: int, epoch: float, **numbers: float
+        self,
+        kind: Literal["train", "eval", "checkpoint"],
+        step: int,
+        epoch: float,
+        **numbers: float,
     ) -> None:
         """Record numbers of an optimizer step; they appear in MLflow as `<kind>/<name>`."""
         now = time.time()
