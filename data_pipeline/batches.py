@@ -61,6 +61,18 @@ class PairBatch:
         """The batch on `device`; features stay in half precision on the way."""
         return self.map_tensors(lambda tensor: tensor.to(device, non_blocking=True))
 
+    def split(self, parts: int) -> list["PairBatch"]:
+        """The batch in `parts` parts of equally many rows, in order."""
+        rows = len(self) // parts
+        return [
+            dataclasses.replace(
+                self,
+                **{k: v[start : start + rows] for k, v in self.tensors().items()},
+                annotations=self.annotations[start : start + rows],
+            )
+            for start in range(0, len(self), rows)
+        ]
+
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by name."""
         return {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}

@@ -60,7 +60,8 @@ def test_a_run_leaves_everything_that_its_folder_promises(command, tmp_path, cap
     assert kept.summary == result["metrics"]
     assert {row.qid for row in read_annotations(run / "annotations.jsonl")} == set(kept.qids)
     records = [json.loads(line) for line in (run / "metrics.jsonl").open()]
-    assert {r["kind"] for r in records} == {"train", "usage", "system", "eval", "report"}
+    kinds = {"train", "usage", "system", "eval", "report", "checkpoint"}
+    assert {record["kind"] for record in records} == kinds
     assert (run / "model" / "model.safetensors").is_file()
     assert "whole video" in capsys.readouterr().out
 
@@ -69,15 +70,15 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_weights_of_an_undisturbed_
     command, tmp_path, monkeypatch
 ):
     assert main(command(name="whole")) == 0
-    original = checkpoints.save
+    with monkeypatch.context() as patch:
 
-    def interrupted(*arguments):
-        original(*arguments)
-        raise KeyboardInterrupt
+        def interrupted(*arguments):
+            original(*arguments)
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoints, "save", interrupted)
-    assert main(command(name="broken")) == 130
-    monkeypatch.setattr(checkpoints, "save", original)
+        original = checkpoints.Checkpoints.save
+        patch.setattr(checkpoints.Checkpoints, "save", interrupted)
+        assert main(command(name="broken")) == 130
     assert main(command(name="broken")) == 0
     weights = [
         (tmp_path / "runs" / name / "model" / "model.safetensors").read_bytes()
