@@ -26,6 +26,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 from data_pipeline.annotations import Annotation
 from data_pipeline.batches import PairBatch
 from data_pipeline.shards import FeatureSet
+from data_pipeline.storage import Location
 from data_pipeline.stream import PairStream
 from model.losses import Criterion
 from model.sdst import SDST
@@ -121,7 +122,7 @@ def main(args: list[str] | None = None) -> None:
 
 def open_batches(config: ProfileConfig) -> tuple[Iterable[PairBatch], str, int, int]:
     """Endless training batches, what they are, and the mean clips and tokens of a pair."""
-    if not (config.data.train / "manifest.json").is_file():
+    if not (Location(config.data.train) / "manifest.json").is_file():
         source = f"random features ({config.data.train} is not there)"
         return random_batches(config), source, config.clips, config.tokens
     stream = PairStream(FeatureSet(config.data.train), config.data, config.seed)
