@@ -36,9 +36,9 @@ def verify(folder: Source, annotations: str | Path | None = None) -> Iterator[Fa
     features = FeatureSet(folder)
     for number, shard in enumerate(features.shards):
         path = features.path(number)
-        found = path.sha256()
-        if found != shard["sha256"]:
-            yield Fault(str(path), f"SHA-256 is {found}, the manifest has {shard['sha256']}")
+        digest = path.sha256()
+        if digest != shard["sha256"]:
+            yield Fault(str(path), f"SHA-256 is {digest}, the manifest has {shard['sha256']}")
     stored: dict[int | str, Annotation] = {}
     for index, entry in enumerate(features.samples):
         where = f"{features.path(entry.shard)}: sample {entry.vid!r}"
