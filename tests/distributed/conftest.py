@@ -1,16 +1,18 @@
 """Ranks as processes of their own, and small runs for them."""
 
 import json
+import multiprocessing
 import os
 import re
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from tests.distributed.program import rank_main
+
+os.environ["DS_ACCELERATOR"] = "cpu"  # read when DeepSpeed is imported, by the server of the ranks
 ROOT = Path(__file__).parents[2]
 
 
@@ -51,53 +53,58 @@ def flags(make_features, tmp_path_factory):
 
 
 class Ranks:
-    """Runs `program.py` on several ranks at once."""
+    """Runs `program.py` on several ranks at once.
+
+    They are forked from a server that has imported everything, so that each begins at once.
+    """
 
     def __init__(self, folder):
         self.folder, self.started = folder, []
+        self._server = multiprocessing.get_context("forkserver")
+        self._server.set_forkserver_preload(["deepspeed", "tests.distributed.program"])
 
     def start(self, flags, world=1, zero=None, **environment):
-        """Start the ranks of one run and return their processes; `zero` is a ZeRO stage."""
+        """Start the ranks of one run: (process, file of its output) each; `zero` is a stage."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        shared = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment
+        environment |= {"OMP_NUM_THREADS": "1"}
         if zero:
-            shared |= {
+            environment |= {
                 "ACCELERATE_USE_DEEPSPEED": "true",
                 "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(
                     ROOT / f"configs/deepspeed/zero{zero}.json"
                 ),
-                "DS_ACCELERATOR": "cpu",
             }
         if world > 1 or zero:
-            shared |= {
+            environment |= {
                 "WORLD_SIZE": str(world),
                 "LOCAL_WORLD_SIZE": str(world),
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port),
             }
-        program = str(Path(__file__).with_name("program.py"))
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, program, *map(str, flags), f"--runs={self.folder}"],
-                env=shared
-                | ({"RANK": str(r), "LOCAL_RANK": str(r)} if "WORLD_SIZE" in shared else {}),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                cwd=ROOT,
+        flags = [*flags, f"--runs={self.folder}"]
+        ranks = []
+        for rank in range(world):
+            own = (
+                {"RANK": str(rank), "LOCAL_RANK": str(rank)} if "WORLD_SIZE" in environment else {}
             )
-            for r in range(world)
-        ]
-        self.started += ranks
+            log = self.folder / f"log-{len(self.started) + rank}"
+            process = self._server.Process(target=rank_main, args=(flags, environment | own, log))
+            process.start()
+            ranks.append((process, log))
+        self.started += [process for process, _ in ranks]
         return ranks
 
+    def wait(self, ranks, seconds=400):
+        """Exit codes and outputs of ranks that were started; None for one that does not end."""
+        for process, _ in ranks:
+            process.join(seconds)
+        return [process.exitcode for process, _ in ranks], [log.read_text() for _, log in ranks]
+
     def run(self, *arguments, **options):
-        """Exit codes and outputs of the ranks."""
-        ranks = self.start(*arguments, **options)
-        outputs = [rank.communicate(timeout=400)[0] for rank in ranks]
-        return [rank.returncode for rank in ranks], outputs
+        """Start ranks and wait for them."""
+        return self.wait(self.start(*arguments, **options))
 
     def weights(self, name):
         """The newest weights of a run, without the biases that attention ignores.

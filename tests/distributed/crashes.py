@@ -23,8 +23,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch._dynamo  # the first optimizer of a process imports it: seconds  # noqa: F401
-
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -51,17 +49,14 @@ FLAGS = {
 }
 
 
-def rank_main(rank, world, port, flags, log):
+def run_rank(rank, world, port, flags, log):
+    environment = {"PAUSE": "0.02"}
     if world > 1:
-        os.environ |= {
+        environment |= {
             "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
             "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         }  # fmt: skip
-    os.environ["PAUSE"] = "0.02"
-    with open(log, "a") as out:
-        os.dup2(out.fileno(), 1)
-        os.dup2(out.fileno(), 2)
-    sys.exit(program["main"](flags))
+    program["rank_main"](flags, environment, log)
 
 
 def start(world, flags, log):
@@ -70,8 +65,7 @@ def start(world, flags, log):
         port = probe.getsockname()[1]
     fork = multiprocessing.get_context("fork")
     ranks = [
-        fork.Process(target=rank_main, args=(rank, world, port, flags, log))
-        for rank in range(world)
+        fork.Process(target=run_rank, args=(rank, world, port, flags, log)) for rank in range(world)
     ]
     for rank in ranks:
         rank.start()
