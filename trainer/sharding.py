@@ -9,8 +9,10 @@ ZeRO stage that made it. Every method here must be called by all ranks together.
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.optim import Optimizer
 
 from trainer.averaging import AVERAGE
@@ -99,12 +101,25 @@ class Learner:
         return whole
 
     def _write(self, parameter: nn.Parameter, value: Tensor, key: str | None = None) -> None:
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+        from deepspeed import utils
 
+        value = value.to(parameter.device)
+        if self._third:  # the parts are of one length; the last ones are filled up
+            part = self._zero.get_local_fp32_param(parameter).numel()
+            whole = functional.pad(
+                value.flatten(), (0, part * dist.get_world_size() - value.numel())
+            )
+            value = whole.chunk(dist.get_world_size())[dist.get_rank()]
         if key is None:
-            safe_set_full_fp32_param(parameter, value.to(parameter.device))
+            put = utils.safe_set_local_fp32_param if self._third else utils.safe_set_full_fp32_param
+            put(parameter, value)
         else:
-            safe_set_full_optimizer_state(parameter, value.to(parameter.device), key)
+            put = (
+                utils.safe_set_local_optimizer_state
+                if self._third
+                else utils.safe_set_full_optimizer_state
+            )
+            put(parameter, value, key)
 
     def _make_room(self, keys: list[str], updates: int) -> None:
         # torch makes states at the first step, and DeepSpeed can write only to what is there.
