@@ -64,14 +64,12 @@ class PairBatch:
     def split(self, parts: int) -> list["PairBatch"]:
         """The batch in `parts` parts of equally many rows, in order."""
         rows = len(self) // parts
-        return [
-            dataclasses.replace(
-                self,
-                **{k: v[start : start + rows] for k, v in self.tensors().items()},
-                annotations=self.annotations[start : start + rows],
-            )
-            for start in range(0, len(self), rows)
-        ]
+
+        def cut(start: int) -> "PairBatch":
+            part = self.map_tensors(lambda tensor: tensor[start : start + rows])
+            return dataclasses.replace(part, annotations=self.annotations[start : start + rows])
+
+        return [cut(start) for start in range(0, len(self), rows)]
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by name."""
