@@ -1,7 +1,7 @@
 """How well does the model do on a split? Every pair once, on all ranks, whatever their number."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 
 from data_pipeline.annotations import Annotation
 from data_pipeline.batches import PairBatch
+from data_pipeline.errors import InputError
 from trainer.decode import decode, highlight_scores, prediction_row
 from trainer.metrics import Evaluation, evaluate
 from trainer.postprocess import PostprocessConfig, postprocess
@@ -32,7 +33,7 @@ def predict_split(
     """
     was_training = model.training
     model.eval()
-    rows: list[tuple[int, dict[str, object], Annotation]] = []
+    rows: list[tuple[tuple[int, int], dict[str, object], Annotation]] = []
     for index, batch in enumerate(batches):
         batch = batch.to(accelerator.device)
         with accelerator.autocast():
@@ -45,9 +46,10 @@ def predict_split(
         for row, annotation in enumerate(batch.annotations):
             if not batch.repeated[row]:
                 scores = highlight_scores(decoded.saliency[row], clip_length, annotation.duration)
-                rows.append((index, prediction_row(annotation, windows[row], scores), annotation))
+                place = (index, row * accelerator.num_processes + accelerator.process_index)
+                rows.append((place, prediction_row(annotation, windows[row], scores), annotation))
     model.train(was_training)
-    # Rank r holds every W-th row of each global batch; a stable sort by batch is order enough.
+    # Row i of rank r of W is row r + W i of the global batch.
     gathered = sorted(gather_object(rows), key=lambda row: row[0])
     return [row for _, row, _ in gathered], [annotation for _, _, annotation in gathered]
 
@@ -57,6 +59,25 @@ def score(
 ) -> Evaluation:
     """The metrics of a data set's convention on prediction rows."""
     return evaluate(rows, annotations, dataset=dataset)
+
+
+def withheld(annotations: Sequence[Annotation]) -> bool:
+    """Whether a split has no ground truth, as test splits are released."""
+    return not any(annotation.windows or annotation.saliency for annotation in annotations)
+
+
+def selection_value(summary: Mapping[str, float], metrics: Sequence[str]) -> float:
+    """The mean of the metrics that the kept model maximises.
+
+    Raises InputError for one that the selection split has no ground truth for.
+    """
+    for name in metrics:
+        if name not in summary:
+            raise InputError(
+                f"eval.metric {name!r} cannot be measured on the selection split; it has "
+                f"{', '.join(summary)}"
+            )
+    return sum(summary[name] for name in metrics) / len(metrics)
 
 
 def write_predictions(path: Path, rows: Sequence[dict[str, object]]) -> None:
