@@ -1,7 +1,7 @@
 """What does one batch of (video, query) pairs hold, and how is it made from stored samples?"""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,8 +30,10 @@ class PairBatch:
     saliency      (B, L) float32         how well each clip fits the sentence, in [0, 1]
     span          (B,) float32           seconds that [0, 1] stands for: clips x clip length.
                                          Windows are normalised and decoded by this one number.
-    repeated      (B,) bool              fills up the last batch of an evaluation: leave it out
+    repeated      (B,) bool              stands in for a pair that is not there: fills up the last
+                                         batch or replaces a damaged pair; evaluation leaves it out
     annotations   B rows                 qid, sentence, video, duration, ground truth in seconds
+    damaged       list of str            what was replaced, one line for each pair
     """
 
     video: Tensor
@@ -44,6 +46,7 @@ class PairBatch:
     span: Tensor
     repeated: Tensor
     annotations: list[Annotation] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.video)
@@ -58,77 +61,108 @@ class PairBatch:
         """The batch on `device`; features stay in half precision on the way."""
         return self.map_tensors(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def pin_memory(self) -> "PairBatch":
-        """The batch in page-locked memory; the loader calls this before a copy to a GPU."""
-        return self.map_tensors(lambda tensor: tensor.pin_memory())
-
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by name."""
         return {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
 
 
 Half = NDArray[np.float16]
+Empty = Callable[[tuple[int, ...], torch.dtype], Tensor]
+"""Allocates a tensor; its values are left as they are."""
 
 
-@dataclass(frozen=True)
-class Pair:
-    """One pair as read from a shard: video (L, K, Dv), text (T, K, Dt), both float16."""
+class BatchBuffer:
+    """A batch that is being filled: features are read or copied straight into their place.
 
-    video: Half
-    text: Half
-    annotation: Annotation
-    clip_length: float
-
-
-def collate(pairs: Sequence[Pair], repeated: Sequence[bool], clips: int, tokens: int) -> PairBatch:
-    """Pad pairs to `clips` and `tokens` and derive the training targets.
-
-    The caller gives the padded sizes because a batch may be collated in parts.
+    For every row ask for its places with `row`, fill them, and call `add` with the rest; then
+    `finish`. Padding is the only part of the features that is written twice.
     """
-    size = len(pairs)
-    video = torch.zeros((size, clips, *pairs[0].video.shape[1:]), dtype=torch.float16)
-    text = torch.zeros((size, tokens, *pairs[0].text.shape[1:]), dtype=torch.float16)
-    video_length = torch.empty(size, dtype=torch.long)
-    text_length = torch.empty(size, dtype=torch.long)
-    saliency = torch.zeros(size, clips)
-    targets = [target_windows(pair.annotation, len(pair.video), pair.clip_length) for pair in pairs]
-    windows = torch.zeros(size, max(1, *map(len, targets)) if size else 1, 2)
-    window_mask = torch.zeros(windows.shape[:2], dtype=torch.bool)
-    for row, (pair, target) in enumerate(zip(pairs, targets, strict=True)):
-        length, words = len(pair.video), len(pair.text)
-        video.numpy()[row, :length] = pair.video
-        text.numpy()[row, :words] = pair.text
-        video_length[row], text_length[row] = length, words
-        saliency.numpy()[row, :length] = target_saliency(pair.annotation, length, pair.clip_length)
-        windows[row, : len(target)] = target
-        window_mask[row, : len(target)] = True
-    return PairBatch(
-        video=video,
-        video_mask=torch.arange(clips) < video_length[:, None],
-        text=text,
-        text_mask=torch.arange(tokens) < text_length[:, None],
-        windows=windows,
-        window_mask=window_mask,
-        saliency=saliency,
-        span=video_length * torch.tensor([pair.clip_length for pair in pairs]),
-        repeated=torch.tensor(repeated, dtype=torch.bool),
-        annotations=[pair.annotation for pair in pairs],
-    )
+
+    def __init__(
+        self,
+        size: int,
+        clips: int,
+        tokens: int,
+        video_shape: tuple[int, int],
+        text_shape: tuple[int, int],
+        empty: Empty = lambda shape, dtype: torch.empty(shape, dtype=dtype),
+    ) -> None:
+        self._video = empty((size, clips, *video_shape), torch.float16)
+        self._text = empty((size, tokens, *text_shape), torch.float16)
+        # Views, of which rows are cut much faster than of tensors.
+        self._video_rows, self._text_rows = self._video.numpy(), self._text.numpy()
+        self._lengths: list[tuple[int, int]] = []
+        self._annotations: list[Annotation] = []
+        self._clip_lengths: list[float] = []
+        self._repeated: list[bool] = []
+
+    def row(self, clips: int, tokens: int) -> tuple[Half, Half]:
+        """Places of the next row's video (clips, K, Dv) and text (tokens, K, Dt)."""
+        row = len(self._annotations)
+        self._video_rows[row, clips:] = 0
+        self._text_rows[row, tokens:] = 0
+        return self._video_rows[row, :clips], self._text_rows[row, :tokens]
+
+    def add(
+        self, clips: int, tokens: int, annotation: Annotation, clip_length: float, repeated: bool
+    ) -> None:
+        """The row whose places were filled is done."""
+        self._lengths.append((clips, tokens))
+        self._annotations.append(annotation)
+        self._clip_lengths.append(clip_length)
+        self._repeated.append(repeated)
+
+    def finish(self, damaged: list[str]) -> PairBatch:
+        """The batch with its training targets; `damaged` is what was replaced in it."""
+        clips, tokens = self._video.shape[1], self._text.shape[1]
+        video_length, text_length = torch.tensor(self._lengths).unbind(1)
+        clip_length = torch.tensor(self._clip_lengths)
+        saliency = torch.zeros(len(self._annotations), clips)
+        counts = [len(annotation.windows or ()) for annotation in self._annotations]
+        row = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+        edges = [window for a in self._annotations for window in a.windows or ()]
+        windows = torch.zeros(len(counts), max(1, *counts), 2)
+        window_mask = torch.arange(windows.shape[1]) < torch.tensor(counts)[:, None]
+        windows[window_mask] = target_windows(
+            torch.tensor(edges, dtype=torch.float64).reshape(-1, 2),
+            video_length[row],
+            clip_length.double()[row],
+        )
+        for values, annotation, (length, _), seconds in zip(
+            saliency.numpy(), self._annotations, self._lengths, self._clip_lengths, strict=True
+        ):
+            values[:length] = target_saliency(annotation, length, seconds)
+        return PairBatch(
+            video=self._video,
+            video_mask=torch.arange(clips) < video_length[:, None],
+            text=self._text,
+            text_mask=torch.arange(tokens) < text_length[:, None],
+            windows=windows,
+            window_mask=window_mask,
+            saliency=saliency,
+            span=video_length * clip_length,
+            repeated=torch.tensor(self._repeated),
+            annotations=self._annotations,
+            damaged=damaged,
+        )
 
 
-def target_windows(annotation: Annotation, clips: int, clip_length: float) -> Tensor:
-    """(n, 2) centre, width in [0, 1] of the ground truth in seconds.
+def target_windows(edges: Tensor, clips: Tensor, clip_length: Tensor) -> Tensor:
+    """(n, 2) centre, width in [0, 1] of ground-truth windows (n, 2) in seconds.
 
-    As in R2-Tuning, inverted windows are swapped and windows shorter than a clip are widened to one
-    about their centre; then all are cut to the video. None for a row without ground truth.
+    `clips` (n,) and `clip_length` (n,) are those of each window's video. As in R2-Tuning, inverted
+    windows are swapped and windows shorter than a clip are widened to one about their centre; then
+    all are cut to the video.
     """
     span = clips * clip_length
-    edges = torch.tensor(annotation.windows or (), dtype=torch.float64).reshape(-1, 2)
-    edges = edges.sort(dim=-1).values.clamp(0, span)
+    zero = torch.zeros_like(span)
+    edges = edges.sort(dim=-1).values.clamp(zero[:, None], span[:, None])
     missing = (clip_length - (edges[:, 1] - edges[:, 0])).clamp(min=0) / 2
-    edges = torch.stack((edges[:, 0] - missing, edges[:, 1] + missing), dim=-1)
-    shift = (-edges[:, :1]).clamp(min=0) - (edges[:, 1:] - span).clamp(min=0)
-    return to_centre_width((edges + shift).clamp(0, span) / span).float()
+    start, end = edges[:, 0] - missing, edges[:, 1] + missing
+    shift = (-start).clamp(min=0) - (end - span).clamp(min=0)
+    edges = torch.stack((start + shift, end + shift), dim=-1)
+    edges = edges.clamp(zero[:, None], span[:, None])
+    return to_centre_width(edges / span[:, None]).float()
 
 
 def target_saliency(annotation: Annotation, clips: int, clip_length: float) -> NDArray[np.float32]:
@@ -143,24 +177,34 @@ def target_saliency(annotation: Annotation, clips: int, clip_length: float) -> N
             inside[(middles >= min(start, end)) & (middles < max(start, end))] = 1
         return inside
     grid = (middles / HIGHLIGHT_CLIP).astype(int)
-    scores = {clip: float(np.mean(values)) / 4 for clip, values in annotation.saliency.items()}
-    return np.array([scores.get(int(cell), 0.0) for cell in grid], dtype=np.float32)
+    scores = {clip: sum(v) / len(v) / 4 for clip, v in annotation.saliency.items()}
+    return np.array([scores.get(cell, 0.0) for cell in grid.tolist()], dtype=np.float32)
 
 
-def merge(parts: Sequence[PairBatch], places: Sequence[NDArray[np.int64]]) -> PairBatch:
-    """Parts of one batch, padded to the same L and T, put together; `places` are their rows."""
-    if len(parts) == 1:
+def merge(
+    parts: Sequence[PairBatch], places: Sequence[NDArray[np.int64]], pinned: bool = False
+) -> PairBatch:
+    """Parts of one batch, padded to the same L and T, put together; `places` are their rows.
+
+    With `pinned` the batch lies in page-locked memory, from which a GPU copies by itself.
+    """
+    if len(parts) == 1 and not pinned:
         return parts[0]
     widest = max(part.windows.shape[1] for part in parts)
     for part in parts:
         missing = widest - part.windows.shape[1]
         part.windows = functional.pad(part.windows, (0, 0, 0, missing))
         part.window_mask = functional.pad(part.window_mask, (0, missing))
-    rows = np.concatenate(places)
-    order = torch.from_numpy(np.argsort(rows))
+    size = sum(map(len, parts))
     tensors = {
-        name: torch.cat([part.tensors()[name] for part in parts])[order]
-        for name in parts[0].tensors()
+        name: torch.empty((size, *like.shape[1:]), dtype=like.dtype, pin_memory=pinned)
+        for name, like in parts[0].tensors().items()
     }
-    annotations = [annotation for part in parts for annotation in part.annotations]
-    return PairBatch(**tensors, annotations=[annotations[row] for row in order])
+    annotations: list[Annotation] = [parts[0].annotations[0]] * size
+    for part, rows in zip(parts, places, strict=True):
+        for name, tensor in part.tensors().items():
+            tensors[name].numpy()[rows] = tensor.numpy()
+        for row, annotation in zip(rows.tolist(), part.annotations, strict=True):
+            annotations[row] = annotation
+    damaged = [fault for part in parts for fault in part.damaged]
+    return PairBatch(**tensors, annotations=annotations, damaged=damaged)

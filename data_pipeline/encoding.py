@@ -1,11 +1,11 @@
 """How do a video and a sentence become features? One code path, for extraction and prediction."""
 
 import contextlib
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_pipeline.errors import InputError
-from data_pipeline.shard_writing import sha256_of
-from data_pipeline.shards import Half, Provenance
+from data_pipeline.samples import Half
+from data_pipeline.shards import Provenance
+from data_pipeline.storage import Location
 from data_pipeline.video import VideoFile
 from data_pipeline.weights import find_file, read_weights
 from model.backbones import (
@@ -116,12 +117,12 @@ class FeatureEncoder:
         config, size = self.config, self.image_size
         return Provenance(
             video_encoder=config.video,
-            video_weights=sha256_of(self._video_weights),
+            video_weights=Location(self._video_weights).sha256(),
             video_layers=tuple(self._video_layers),
             text_encoder=config.text,
-            text_weights=sha256_of(self._text_weights),
+            text_weights=Location(self._text_weights).sha256(),
             text_layers=tuple(self._text_layers),
-            tokenizer=sha256_of(self._tokenizer),
+            tokenizer=Location(self._tokenizer).sha256(),
             clip_length=config.clip_length,
             frames_per_clip=self.frames_per_clip,
             preprocessing=(
@@ -131,6 +132,8 @@ class FeatureEncoder:
             arithmetic=config.arithmetic,
             options={"video": config.video_options, "text": config.text_options},
             version=package_version(),
+            batch=config.batch,
+            threads=config.threads,
         )
 
     def load(self) -> None:
@@ -146,55 +149,47 @@ class FeatureEncoder:
         """
         video = VideoFile(path)
         end = video.info.duration if end is None else min(end, video.info.duration)
-        pieces = self.decode(video, start, end)
-        for _, result in self.encode_clips([(path, pieces)]):
-            if isinstance(result, InputError):
-                raise result
-            return VideoFeatures(result, end - start, self.config.clip_length)
-        raise AssertionError("one video gives one result")
-
-    def decode(
-        self,
-        video: VideoFile,
-        start: float = 0.0,
-        end: float | None = None,
-        time_limit: float = float("inf"),
-    ) -> Iterator[Frames]:
-        """The clips of a video as this encoder wants them; see `VideoFile.clips`."""
-        return video.clips(
-            self.config.clip_length, self.frames_per_clip, self.image_size, start, end, time_limit
+        clips = video.clips(
+            self.config.clip_length, self.frames_per_clip, self.image_size, start, end
         )
+        pieces: Iterator[Frames | None] = chain(clips, [None])
+        ((_, result),) = self.encode_clips((path, piece) for piece in pieces)
+        if isinstance(result, InputError):
+            raise result
+        return VideoFeatures(result, end - start, self.config.clip_length)
 
     def encode_clips(
-        self, videos: Iterable[tuple[Key, Iterator[Frames]]]
+        self, pieces: Iterable[tuple[Key, Frames | InputError | None]]
     ) -> Iterator[tuple[Key, Half | InputError]]:
-        """Encode videos that arrive as pieces (n, T, H, W, 3) of their clips, in order.
+        """Encode videos that arrive as pieces (n, T, H, W, 3) of clips, those of a video in order.
 
-        Yields (L, K, Dv) for each, or the InputError that its decoder raised. Clips of consecutive
-        videos share batches; a batch and the features of the videos in it are all that is held.
+        None ends a video, an InputError abandons it. Yields (L, K, Dv) or the error for each, as
+        soon as it is known. Clips of all videos share batches; a batch and the features of the
+        videos that have begun are all that is held.
         """
-        unfinished: deque[_Video[Key]] = deque()
+        begun: dict[Key, _Video[Key]] = {}
         batch: list[tuple[_Video[Key], NDArray[np.uint8]]] = []
-        for key, pieces in videos:
-            video = _Video(key)
-            unfinished.append(video)
-            try:
-                for piece in pieces:
-                    for clip in piece:
-                        batch.append((video, clip))
-                        video.waiting += 1
-                        if len(batch) == self.config.batch:
-                            self._encode_batch(batch)
-                video.decoded = True
-            except InputError as error:
-                video.error = error
+        for key, piece in pieces:
+            video = begun.setdefault(key, _Video(key))
+            if isinstance(piece, InputError):
+                del begun[key]
                 batch = [item for item in batch if item[0] is not video]
-            while unfinished and unfinished[0].finished:
-                done = unfinished.popleft()
+                yield key, piece
+                continue
+            if piece is None:
+                video.complete = True
+            else:
+                for clip in piece:
+                    batch.append((video, clip))
+                    video.waiting += 1
+                    if len(batch) == self.config.batch:
+                        self._encode_batch(batch)
+            for done in [v for v in begun.values() if v.complete and not v.waiting]:
+                del begun[done.key]
                 yield done.key, done.result()
         self._encode_batch(batch)
-        for done in unfinished:
-            yield done.key, done.result()
+        for rest in begun.values():
+            yield rest.key, rest.result()
 
     def encode_text(self, sentences: Sequence[str]) -> list[Half]:
         """(T, K, Dt) of each sentence, T its own number of tokens."""
@@ -243,11 +238,15 @@ class FeatureEncoder:
 
     @cached_property
     def _video(self) -> VideoEncoder:
-        return self._load(self._build_video(), self._video_weights)
+        with torch.device("meta"):  # it takes the file's own tensors: nothing is held twice
+            encoder = self._build_video()
+        return self._load(encoder, self._video_weights)
 
     @cached_property
     def _text(self) -> TextEncoder:
-        return self._load(self._build_text(), self._text_weights)
+        with torch.device("meta"):
+            encoder = self._build_text()
+        return self._load(encoder, self._text_weights)
 
     def _build_video(self) -> VideoEncoder:
         with _faults(f"encoder.video {self.config.video}"):
@@ -291,8 +290,7 @@ class _Video(Generic[Key]):
     blocks: list[Half] = field(default_factory=list)
     count: int = 0
     waiting: int = 0
-    decoded: bool = False
-    error: InputError | None = None
+    complete: bool = False
 
     def add(self, row: Half) -> None:
         """Keep the features (K, Dv) of the next clip."""
@@ -301,13 +299,7 @@ class _Video(Generic[Key]):
         self.blocks[-1][self.count % _BLOCK] = row
         self.count += 1
 
-    @property
-    def finished(self) -> bool:
-        return self.error is not None or (self.decoded and self.waiting == 0)
-
     def result(self) -> Half | InputError:
-        if self.error is not None:
-            return self.error
         features = np.concatenate(self.blocks)[: self.count]
         if not np.isfinite(features).all():
             return InputError(f"{self.key}: its features exceed float16; encode in float32?")

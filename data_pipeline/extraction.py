@@ -1,142 +1,45 @@
-"""How does a folder of videos become a set of feature shards, whatever fails on the way?
+"""How does a folder of videos become features, on one machine or a cluster?"""
 
-The plan of shards follows from the inputs alone. One task makes one shard on one of a fixed number
-of actors. A shard is done if its index is there and agrees with its tar; an actor that dies costs
-its shard's work and nothing else; a video that cannot be read is recorded and the rest goes on. So
-the same inputs give the same bytes, and running again makes what is missing.
-"""
-
-import dataclasses
-import fcntl
-import json
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import ray
 
-from data_pipeline.annotations import read_annotations
 from data_pipeline.encoding import EncoderConfig, FeatureEncoder
 from data_pipeline.errors import InputError
-from data_pipeline.extraction_pool import WorkerPool
-from data_pipeline.extraction_worker import Seconds, VideoDone
-from data_pipeline.plan import PlannedShard, ShardingConfig, plan_shards
-from data_pipeline.ray_session import ray_session
-from data_pipeline.shard_writing import (
-    remove_temporary,
-    sha256_of,
-    write_json,
-    write_manifest,
-    write_text,
-)
-from data_pipeline.shards import FORMAT, Provenance, read_json
-from data_pipeline.video import clip_count
+from data_pipeline.extraction_decoder import Decoding
+from data_pipeline.extraction_worker import Extractor
+from data_pipeline.shard_job import JobConfig, Progress, Summary, make_shards
+from data_pipeline.shard_pool import Workers
+from data_pipeline.storage import Location
 
 
-@dataclass(frozen=True)
-class ExtractionConfig:
-    """Attributes:
-    annotations: annotation rows of the split, JSONL
-    videos: folder of the videos, named by their ids
-    output: folder of the feature set
-    split: its name, for the records
+@dataclass(frozen=True, kw_only=True)
+class ExtractionConfig(JobConfig):
+    """Attributes, beside those of `JobConfig`; a worker is an encoder with decoders of its own:
+    videos: folder of the videos, named by their ids, or its URL in an object store
     encoder: what features are made of
-    sharding: which videos share a shard
-    workers: actors that decode and encode; default: one a core, or one a GPU share
-    gpus: GPUs of one worker, 0.5 puts two on one
+    gpus: GPUs of one encoder, 0.5 puts two on one
+    decoders: actors that decode for one encoder; default: one without a GPU, else a fair part of
+        the processors
     time_limit: seconds that decoding one video may take
-    threshold: part of the videos that may fail before the job counts as failed
-    retry_failed: make shards with failed videos again
+    retries: times that a video is tried again whose decoder died or whose file could not be read
     """
 
-    annotations: Path
-    videos: Path
-    output: Path
-    split: str
+    videos: str | Path
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    sharding: ShardingConfig = field(default_factory=ShardingConfig)
-    workers: int | None = None
     gpus: float = 0.0
+    decoders: int | None = None
     time_limit: float = 600.0
-    threshold: float = 0.05
-    retry_failed: bool = False
+    retries: int = 2
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise ValueError("workers must be at least 1")
-        if self.gpus < 0 or self.time_limit <= 0 or not 0 <= self.threshold <= 1:
-            raise ValueError(
-                "gpus must not be negative, time_limit positive, threshold between 0 and 1"
-            )
-
-
-@dataclass
-class Progress:
-    """How far this run is. `seconds` since the workers' start, `busy` summed over workers."""
-
-    videos: int
-    """Videos to do in this run."""
-    done: int = 0
-    clips: int = 0
-    failed: int = 0
-    workers: int = 0
-    seconds: float = 0.0
-    busy: Seconds = field(default_factory=Seconds)
-
-    def add(self, video: VideoDone, before: VideoDone | None) -> None:
-        """Count a video; `before` is what was heard of it earlier, from a worker that died."""
-        self.busy += video.seconds
-        for heard, sign in ((video, 1), (before, -1)):
-            if heard is not None:
-                self.done += sign
-                self.clips += sign * heard.clips
-                self.failed += sign * (heard.failure is not None)
-
-    @property
-    def seconds_left(self) -> float:
-        """Expected from the rate so far, once a video is done."""
-        return self.seconds / self.done * (self.videos - self.done)
-
-    @property
-    def utilisation(self) -> float:
-        """Part of the workers' time that the encoders run."""
-        return self.busy.encode / max(1e-9, self.seconds * self.workers)
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a run of the job found, did and left: the content of summary.json."""
-
-    split: str
-    videos: int
-    """Videos of the plan, of which ..."""
-    stored: int
-    """... are in shards."""
-    failures: dict[str, int]
-    """The others, by class of cause."""
-    queries: int
-    clips: int
-    bytes: int
-    shards: int
-    shards_made: int
-    """By this run; the others were there."""
-    lengths_differ: int
-    """Stored videos with over one clip more or less than the annotations' duration asks for."""
-    seconds: float
-    ray_start_seconds: float
-    videos_per_second: float
-    clips_per_second: float
-    decode_seconds: float
-    encode_seconds: float
-    write_seconds: float
-    encoder_utilisation: float
-    failed: bool
-    """More videos failed than the threshold allows."""
+        super().__post_init__()
+        if self.gpus < 0 or self.time_limit <= 0 or self.retries < 0:
+            raise ValueError("gpus and retries must not be negative, time_limit positive")
+        if self.decoders is not None and self.decoders < 1:
+            raise ValueError("decoders must be at least 1")
 
 
 def extract(
@@ -146,174 +49,38 @@ def extract(
 
     Raises InputError for bad inputs and for an output folder that holds another set.
     """
-    began = time.perf_counter()
-    if not config.videos.is_dir():
+    if not Location(config.videos).is_dir():
         raise InputError(f"{config.videos}: no such folder of videos")
-    annotations = read_annotations(config.annotations)
     encoder = FeatureEncoder(config.encoder)
-    shards = plan_shards(annotations, config.sharding, config.encoder.clip_length)
-    source: dict[str, Any] = {
-        "name": config.annotations.name,
-        "sha256": sha256_of(config.annotations),
-        "videos": sum(len(shard.videos) for shard in shards),
-        "queries": len(annotations),
-    }
-    config.output.mkdir(parents=True, exist_ok=True)
-    with _only_run(config.output):
-        _claim(config, encoder, source)
-        remove_temporary(config.output)
-        todo = _missing(config.output, shards, config.retry_failed)
-        progress = Progress(videos=sum(len(shard.videos) for shard in todo))
-        ray_start = 0.0
-        if todo:
-            ray_began = time.perf_counter()
-            try:
-                with ray_session(config.workers):
-                    ray_start = time.perf_counter() - ray_began
-                    _run(config, todo, progress, report)
-            finally:  # the workers are gone by now
-                remove_temporary(config.output)
-        indexes = [read_json(config.output / f"{shard.name}.json") for shard in shards]
-        _write_failures(config.output, indexes)
-        if not any(index["samples"] for index in indexes):
-            cause = indexes[0]["failures"][0]["cause"]
-            raise InputError(f"{config.videos}: none of the videos can be used; the first: {cause}")
-        manifest = write_manifest(config.output, config.split, encoder.provenance, source, indexes)
-        summary = Summary(
-            split=config.split,
-            videos=source["videos"],
-            stored=manifest["totals"]["videos"],
-            failures=dict(Counter(f["kind"] for index in indexes for f in index["failures"])),
-            queries=manifest["totals"]["queries"],
-            clips=manifest["totals"]["clips"],
-            bytes=manifest["totals"]["bytes"],
-            shards=len(shards),
-            shards_made=len(todo),
-            lengths_differ=_lengths_differ(config, shards, indexes),
-            seconds=time.perf_counter() - began,
-            ray_start_seconds=ray_start,
-            videos_per_second=progress.done / max(1e-9, progress.seconds),
-            clips_per_second=progress.clips / max(1e-9, progress.seconds),
-            decode_seconds=progress.busy.decode,
-            encode_seconds=progress.busy.encode,
-            write_seconds=progress.busy.write,
-            encoder_utilisation=progress.utilisation,
-            failed=manifest["totals"]["failures"] > config.threshold * source["videos"],
-        )
-        write_json(config.output / "summary.json", dataclasses.asdict(summary))
-    return summary
-
-
-def _run(
-    config: ExtractionConfig,
-    todo: Sequence[PlannedShard],
-    progress: Progress,
-    report: Callable[[Progress], None],
-) -> None:
-    """Make shards on the running Ray."""
-    cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    room = cluster.get("GPU", 0) / config.gpus if config.gpus else cluster.get("CPU", 1)
-    if room < 1:
-        raise InputError("gpus: no GPU is known to Ray; set gpus to 0 or start Ray where one is")
-    progress.workers = min(config.workers or int(room), int(room), len(todo))
-    began = reported = time.perf_counter()
-    known: dict[str, VideoDone] = {}  # a video is heard of again if its worker died
-    with WorkerPool(
-        arguments=(config.encoder, config.videos, config.output, config.time_limit),
-        gpus=config.gpus,
-        size=progress.workers,
-        output=config.output,
+    decoding = Decoding(
+        videos=config.videos,
+        clip_length=config.encoder.clip_length,
+        frames_per_clip=encoder.frames_per_clip,
+        image_size=encoder.image_size,
         time_limit=config.time_limit,
-        is_done=lambda shard: _is_done(config.output, shard, retry_failed=config.retry_failed),
-    ) as pool:
-        for heard in pool.make(todo):
-            now = time.perf_counter()
-            progress.seconds = now - began
-            if heard is not None:
-                progress.add(heard, known.get(heard.vid))
-                known[heard.vid] = heard
-            if now - reported > 1:
-                report(progress)
-                reported = now
-    report(progress)
-
-
-def _is_done(output: Path, shard: PlannedShard, retry_failed: bool) -> bool:
-    """Whether a shard's index is there and agrees with its tar."""
-    path = output / f"{shard.name}.json"
-    tar = path.with_suffix(".tar")
-    if not (path.is_file() and tar.is_file()):
-        return False
-    try:
-        index = read_json(path)
-    except InputError:
-        return False
-    if retry_failed and index["failures"]:
-        return False
-    return (tar.stat().st_size, sha256_of(tar)) == (index["bytes"], index["sha256"])
-
-
-def _missing(
-    output: Path, shards: Sequence[PlannedShard], retry_failed: bool
-) -> list[PlannedShard]:
-    with ThreadPoolExecutor() as threads:  # hashing leaves the interpreter's lock
-        done = threads.map(lambda shard: _is_done(output, shard, retry_failed), shards)
-        return [shard for shard, is_done in zip(shards, done, strict=True) if not is_done]
-
-
-def _claim(config: ExtractionConfig, encoder: FeatureEncoder, source: dict[str, Any]) -> None:
-    """Write down what the output folder is for; raises InputError if that is something else."""
-    path = config.output / "plan.json"
-    plan = {
-        "split": config.split,
-        "annotations": source["sha256"],
-        "sharding": dataclasses.asdict(config.sharding),
-    }
-    if not path.exists():
-        content = plan | {"format": FORMAT, "provenance": dataclasses.asdict(encoder.provenance)}
-        write_json(path, content)
-        return
-    found = read_json(path)
-    try:
-        made_by = Provenance.from_json(found["provenance"])
-        differences = [f"{k}: {found[k]}, not {plan[k]}" for k in plan if found[k] != plan[k]]
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: malformed ({error!r}); remove the folder") from error
-    differences += made_by.differences(encoder.provenance)
-    if differences:
-        raise InputError(
-            f"{config.output}: holds the features of another job ({'; '.join(differences)}); "
-            "choose another output folder or remove this one"
-        )
-
-
-@contextmanager
-def _only_run(output: Path) -> Iterator[None]:
-    """Hold the output folder: a second run at the same time would remove the first's files."""
-    with open(output / ".lock", "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"{output}: another extraction into it is running") from error
-        yield
-
-
-def _write_failures(output: Path, indexes: Sequence[dict[str, Any]]) -> None:
-    """failures.jsonl: every video that is in no shard, in order of the plan."""
-    rows = [json.dumps(f, ensure_ascii=False) for index in indexes for f in index["failures"]]
-    write_text(output / "failures.jsonl", "".join(f"{row}\n" for row in rows))
-
-
-def _lengths_differ(
-    config: ExtractionConfig, shards: Sequence[PlannedShard], indexes: Sequence[dict[str, Any]]
-) -> int:
-    expected = {
-        video.vid: clip_count(video.annotations[0].duration, config.encoder.clip_length)
-        for shard in shards
-        for video in shard.videos
-    }
-    return sum(
-        abs(sample["clips"] - expected[sample["vid"]]) > 1
-        for index in indexes
-        for sample in index["samples"]
+        retries=config.retries,
     )
+    return make_shards(
+        config, encoder.provenance, config.videos, lambda: _workers(config, decoding), report
+    )
+
+
+def _workers(config: ExtractionConfig, decoding: Decoding) -> Workers:
+    """As many encoders, each with its decoders, as the cluster has room for."""
+    cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cpus, gpus = int(cluster.get("CPU", 0)), cluster.get("GPU", 0.0)
+    if config.gpus:
+        room = int(gpus / config.gpus)
+        if room < 1:
+            raise InputError("gpus: too few are known to Ray; set gpus to 0 or start Ray with them")
+        size = min(config.workers or room, room)
+        decoders = config.decoders or max(1, cpus // size - 1)
+        decoder_cpus = 1.0
+    else:
+        # An encoder that computes on a processor has its decoders beside it: what they take of the
+        # processor it would else spend on decoding itself, so they are not counted.
+        room = max(1, cpus)
+        size = min(config.workers or room, room)
+        decoders, decoder_cpus = config.decoders or 1, 0.0
+    arguments = (config.encoder, decoding, decoders, decoder_cpus, config.output)
+    return Workers(Extractor, arguments, size, gpus=config.gpus)

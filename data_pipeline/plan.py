@@ -4,9 +4,9 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from data_pipeline.annotations import Annotation
+from data_pipeline.storage import Location, Source
 from data_pipeline.video import clip_count
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".ts")
@@ -69,10 +69,10 @@ def plan_shards(
     return [PlannedShard(f"{n:05d}", tuple(videos)) for n, videos in enumerate(groups)]
 
 
-def find_video(folder: Path, vid: str) -> Path | None:
+def find_video(folder: Source, vid: str) -> Location | None:
     """The file `<vid>.<a video's suffix>` of a folder; None where there is none."""
     for suffix in SUFFIXES:
-        path = folder / f"{vid}{suffix}"
+        path = Location(folder) / f"{vid}{suffix}"
         if path.is_file():
             return path
     return None

@@ -10,8 +10,13 @@ from pathlib import Path
 
 import ray
 
-OBJECT_STORE_BYTES = 256 * 2**20
-"""Shared memory of a local Ray: decoded pieces on their way, a few per actor."""
+OBJECT_STORE_BYTES = 128 * 2**20
+"""Shared memory of a local Ray for each processor: a decoder's pieces on their way, twice over."""
+
+STARTS = 4
+"""Times to try: Ray takes itself for failed when it has not started after half a minute."""
+
+LOG = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -42,13 +47,7 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
             os.environ.setdefault(name, str(2**30))
         # Ray gives its workers the lowest priority, and anything else that runs starves them.
         os.environ.setdefault("RAY_worker_niceness", "0")
-        ray.init(
-            num_cpus=cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=OBJECT_STORE_BYTES,
-        )
+        _start(cpus)
     if threading.current_thread() is threading.main_thread():
         # Ray's own handler ends its processes under a driver that still talks to them, which
         # aborts; a job that unwinds ends them itself, below.
@@ -57,3 +56,23 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _start(cpus: int | None) -> None:
+    """Start a Ray of our own on this machine."""
+    for attempt in range(1, STARTS + 1):
+        try:
+            ray.init(
+                address="local",  # and not some other program's Ray that happens to run here
+                num_cpus=cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=OBJECT_STORE_BYTES * (cpus or os.cpu_count() or 1),
+            )
+            return
+        except Exception as error:  # Ray has no class of its own for this
+            if "timed out during startup" not in str(error) or attempt == STARTS:
+                raise
+            LOG.warning("Ray did not start within its 30 s: the machine is crowded; once more")
+            ray.shutdown()

@@ -1,25 +1,23 @@
 """How is a shard written: complete or not at all, with bytes that its inputs determine?"""
 
-import contextlib
 import dataclasses
 import hashlib
 import io
 import json
-import os
 import tarfile
-import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_pipeline.shards import FORMAT, MEMBERS, Half, Provenance, Sample, SampleEntry
+from data_pipeline.errors import InputError
+from data_pipeline.samples import MEMBERS, Checksums, Half, Sample, SampleEntry, checksum
+from data_pipeline.shards import FORMAT, Provenance
+from data_pipeline.storage import Location, Source
 
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
 _BLOCK = tarfile.BLOCKSIZE
-TEMPORARY = ".tmp"
 
 
 @dataclass(frozen=True)
@@ -41,17 +39,16 @@ def sample_key(vid: str) -> str:
 
 
 class ShardWriter:
-    """Writes one shard under a temporary name; `commit` gives it its name, its index last.
+    """Writes one shard, on a disk or in an object store; `commit` lets it appear, its index last.
 
     A shard exists if and only if its index does. Headers carry no time and no owner, members stand
     in a fixed order: equal samples make equal bytes. Used in a `with` statement, it removes what
     was not committed.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self._folder, self._name = folder, name
-        self._path = folder / f".{name}.tar.{uuid.uuid4().hex}{TEMPORARY}"
-        self._file = self._path.open("wb")
+    def __init__(self, folder: Source, name: str) -> None:
+        self._folder, self._name = Location(folder), name
+        self._file = (self._folder / f"{name}.tar").create()
         self._hash = hashlib.sha256()
         self._offset = 0
         self._entries: list[SampleEntry] = []
@@ -61,12 +58,20 @@ class ShardWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        with contextlib.suppress(FileNotFoundError):  # gone after a commit
-            self._path.unlink()
+        self._file.discard()
 
     def add(self, sample: Sample) -> None:
-        """Append a sample."""
+        """Append a sample; raises InputError if its layers or widths are not the shard's."""
+        shapes = {
+            "video": list(sample.video.shape[1:]),
+            "text": list(sample.text.shape[1:]),
+        }
+        if self._entries and shapes != self._shapes:
+            raise InputError(
+                f"{self._folder}: video {sample.vid!r} has features {shapes}, others of its shard "
+                f"{self._shapes}; extract all with one configuration"
+            )
+        self._shapes = shapes
         key, offset = sample_key(sample.vid), self._offset
         data = {
             "video.npy": _npy(sample.video),
@@ -74,10 +79,8 @@ class ShardWriter:
             "json": to_json(sample.details()).encode(),
         }
         members = {name: self._member(f"{key}.{name}", data[name]) for name in MEMBERS}
-        self._shapes = {
-            "video": list(sample.video.shape[1:]),
-            "text": list(sample.text.shape[1:]),
-        }
+        text = np.ascontiguousarray(sample.text)
+        texts = [text[slice(*query.tokens)] for query in sample.queries]
         self._entries.append(
             SampleEntry(
                 key=key,
@@ -88,6 +91,12 @@ class ShardWriter:
                 clips=len(sample.video),
                 queries=tuple(query.tokens[1] - query.tokens[0] for query in sample.queries),
                 members=members,
+                checksums=Checksums(
+                    video=checksum(np.ascontiguousarray(sample.video)),
+                    text=tuple(checksum(part) for part in texts),
+                    json=checksum(data["json"]),
+                ),
+                finite=bool(np.isfinite(sample.video).all() and np.isfinite(sample.text).all()),
             )
         )
 
@@ -95,8 +104,6 @@ class ShardWriter:
         """Make the shard exist; returns its index."""
         end = 2 * _BLOCK
         self._write(bytes(end + -(self._offset + end) % tarfile.RECORDSIZE))
-        self._file.flush()
-        os.fsync(self._file.fileno())
         index = {
             "format": FORMAT,
             "name": self._name,
@@ -106,7 +113,7 @@ class ShardWriter:
             "samples": [entry.to_json() for entry in self._entries],
             "failures": [dataclasses.asdict(failure) for failure in failures],
         }
-        self._path.replace(self._folder / f"{self._name}.tar")
+        self._file.commit()
         write_json(self._folder / f"{self._name}.json", index)
         return index
 
@@ -136,35 +143,18 @@ def to_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Source, value: Any) -> None:
     """Write a JSON file, complete or not at all."""
     write_text(path, to_json(value) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Source, text: str) -> None:
     """Write a text file, complete or not at all."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def remove_temporary(folder: Path) -> None:
-    """Remove what an interrupted run left behind."""
-    for path in folder.glob(f".*{TEMPORARY}"):
-        path.unlink(missing_ok=True)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    Location(path).write_bytes(text.encode())
 
 
 def write_manifest(
-    folder: Path,
+    folder: Source,
     split: str,
     provenance: Provenance,
     annotations: dict[str, Any],
@@ -202,5 +192,5 @@ def write_manifest(
             for name in ("videos", "queries", "clips", "bytes", "failures")
         },
     }
-    write_json(folder / "manifest.json", manifest)
+    write_json(Location(folder) / "manifest.json", manifest)
     return manifest

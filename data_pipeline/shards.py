@@ -10,33 +10,36 @@ single samples at their offsets. Nothing here unpickles.
 """
 
 import dataclasses
-import io
 import json
-import os
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from data_pipeline.annotations import Annotation
-from data_pipeline.batches import Pair
 from data_pipeline.errors import InputError
+from data_pipeline.samples import Damaged, Sample, SampleEntry, parse_sample
+from data_pipeline.storage import Location, NotFound, Source
 
-FORMAT = 1
+LOG = logging.getLogger(__name__)
+
+FORMAT = 2
 """Version of the layout above; readers refuse any other."""
 
-MEMBERS = ("video.npy", "text.npy", "json")
+IMPORTED = "imported"
+"""In a provenance: features that others made and released, so that this is not known."""
+
 REMAKE = "remove it and run the extraction again"
 
-Half = NDArray[np.float16]
+OPENED_AT_ONCE = 16
+"""Indexes that are asked for at the same time: a store takes its time to answer."""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """How features were made. Two sets may be used together if they agree in all but `version`.
+    """How features were made. Sets may be used together that agree in all but the last three.
 
     Attributes:
         video_encoder: registered name, or what an import says of its origin
@@ -46,10 +49,12 @@ class Provenance:
         tokenizer: SHA-256 of the tokenizer
         clip_length: seconds
         frames_per_clip: frames that the encoder sees of each clip, evenly spread
-        preprocessing: from decoded frames to the encoder's input
-        arithmetic: floating-point type that the encoders ran in
+        preprocessing: from decoded frames to the encoder's input, or `IMPORTED`
+        arithmetic: floating-point type that the encoders ran in, or `IMPORTED`
         options: further options of the encoders
         version: of this package
+        batch, threads: clips encoded at once and processor threads, of which the last bits depend;
+            None where they are not known
     """
 
     video_encoder: str
@@ -65,6 +70,8 @@ class Provenance:
     arithmetic: str
     options: dict[str, Any]
     version: str
+    batch: int | None = None
+    threads: int | None = None
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Provenance":
@@ -78,7 +85,7 @@ class Provenance:
         return [
             f"{name}: {mine[name]}, not {theirs[name]}"
             for name in mine
-            if name != "version" and mine[name] != theirs[name]
+            if name not in ("version", "batch", "threads") and mine[name] != theirs[name]
         ]
 
     def summary(self) -> dict[str, str]:
@@ -98,163 +105,71 @@ def _of_encoder(name: str, layers: tuple[int, ...], weights: str | None) -> str:
     return f"{name}, layers {', '.join(map(str, layers))}, {origin}"
 
 
-@dataclass(frozen=True)
-class SampleEntry:
-    """A sample's place, from the index: nothing of the tar is read for it.
-
-    `shard` counts the shards of the set, `offset` and `size` are bytes of all its members with
-    their headers, `members` the place of each member's data, `clips` is L, `queries` the number of
-    tokens of each query.
-    """
-
-    key: str
-    vid: str
-    shard: int
-    offset: int
-    size: int
-    clips: int
-    queries: tuple[int, ...]
-    members: dict[str, tuple[int, int]]
-
-    def to_json(self) -> dict[str, Any]:
-        """The object in the shard's index."""
-        return {
-            "key": self.key,
-            "vid": self.vid,
-            "offset": self.offset,
-            "bytes": self.size,
-            "clips": self.clips,
-            "queries": list(self.queries),
-            "members": {name: list(place) for name, place in self.members.items()},
-        }
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any], shard: int) -> "SampleEntry":
-        """Raises KeyError, TypeError or ValueError for an object that is not an entry."""
-        return cls(
-            key=value["key"],
-            vid=value["vid"],
-            shard=shard,
-            offset=int(value["offset"]),
-            size=int(value["bytes"]),
-            clips=int(value["clips"]),
-            queries=tuple(int(tokens) for tokens in value["queries"]),
-            members={name: (int(a), int(b)) for name, (a, b) in value["members"].items()},
-        )
-
-
-@dataclass(frozen=True)
-class StoredQuery:
-    """A query of a sample and the range of its tokens in the sample's text features."""
-
-    annotation: Annotation
-    tokens: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One video with all its queries: `video` (L, K, Dv), `text` (tokens, K, Dt), read-only.
-
-    `duration` is the video's own, in seconds; that of the annotations stands in the annotations.
-    """
-
-    vid: str
-    duration: float
-    clip_length: float
-    video: Half
-    text: Half
-    queries: tuple[StoredQuery, ...]
-
-    def pair(self, query: int) -> Pair:
-        """The video with one of its queries."""
-        start, end = self.queries[query].tokens
-        return Pair(
-            self.video, self.text[start:end], self.queries[query].annotation, self.clip_length
-        )
-
-    def details(self) -> dict[str, Any]:
-        """The JSON member: all but the features."""
-        return {
-            "vid": self.vid,
-            "duration": self.duration,
-            "clip_length": self.clip_length,
-            "queries": [
-                {
-                    "qid": query.annotation.qid,
-                    "query": query.annotation.query,
-                    "duration": query.annotation.duration,
-                    "tokens": list(query.tokens),
-                    "windows": query.annotation.windows,
-                    "saliency": query.annotation.saliency,
-                }
-                for query in self.queries
-            ],
-        }
-
-
-def _stored_query(vid: str, value: dict[str, Any]) -> StoredQuery:
-    windows, saliency = value["windows"], value["saliency"]
-    annotation = Annotation(
-        qid=value["qid"],
-        query=value["query"],
-        vid=vid,
-        duration=value["duration"],
-        windows=None if windows is None else tuple((start, end) for start, end in windows),
-        saliency=None if saliency is None else {int(k): tuple(v) for k, v in saliency.items()},
-    )
-    return StoredQuery(annotation, (value["tokens"][0], value["tokens"][1]))
-
-
 class FeatureSet:
-    """The features of one split. Opening it reads the manifest and the indexes.
+    """The features of one split, in a local folder or at a URL.
 
-    Raises InputError for a folder without a complete set, an index that does not match its
-    manifest, or a tar of another size than its index says. Hashing is for `launch.shards verify`.
+    Opening it reads the manifest and the indexes. Raises InputError for a folder without a complete
+    set, an index that does not match its manifest, or a tar that is missing or of another size than
+    its index says. With `skip_damaged` such a tar is left for reading to find out, sample by
+    sample, and a shard without its index is left out, with a warning: `left_out` counts the pairs.
+    Hashing is for `launch.shards verify`.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: Source, skip_damaged: bool = False) -> None:
+        self.folder = Location(folder)
         path = self.folder / "manifest.json"
-        if not path.is_file():
-            raise InputError(f"{path}: not found; extract the features of this split first")
-        self.manifest = read_json(path)
+        try:
+            self.manifest = read_json(path)
+        except NotFound as error:
+            raise InputError(f"{error}; extract the features of this split first") from error
+        self.left_out = 0
         try:
             self.provenance = Provenance.from_json(self.manifest["provenance"])
             self.split: str = self.manifest["split"]
             self.shards: list[dict[str, Any]] = self.manifest["shards"]
-            self.video_shape = tuple(self.manifest["shapes"]["video"])  # (K, Dv)
-            self.text_shape = tuple(self.manifest["shapes"]["text"])  # (K, Dt)
-            self.samples = [
-                SampleEntry.from_json(entry, number)
-                for number, shard in enumerate(self.shards)
-                for entry in self._index(shard)["samples"]
-            ]
+            video, text = self.manifest["shapes"]["video"], self.manifest["shapes"]["text"]
+            self.video_shape = (int(video[0]), int(video[1]))  # K, Dv
+            self.text_shape = (int(text[0]), int(text[1]))  # K, Dt
+            with ThreadPoolExecutor(OPENED_AT_ONCE) as threads:
+                entries = list(
+                    threads.map(
+                        lambda number: self._entries(number, skip_damaged), range(len(self.shards))
+                    )
+                )
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path}: malformed ({error!r}); {REMAKE}") from error
+        self.samples = [entry for of_shard in entries for entry in of_shard]
 
     def read(self, index: int) -> Sample:
         """Sample `index` of the set, by one read of its bytes.
 
-        Raises InputError that names shard and sample where these are not what the index says.
+        Raises Damaged that names shard and sample where these are not what was written.
         """
         entry = self.samples[index]
-        path = self.path(entry.shard)
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                data = os.pread(descriptor, entry.size, entry.offset)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror}; {REMAKE}") from error
-        try:
-            return _parse(data, entry, self.provenance.clip_length)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: sample {entry.vid!r}: {error}; {REMAKE}") from error
+        with self.named(entry):
+            data = self.path(entry.shard).read_range(entry.offset, entry.size)
+            return parse_sample(
+                data, entry, self.provenance.clip_length, self.video_shape, self.text_shape
+            )
 
-    def path(self, shard: int) -> Path:
+    @contextmanager
+    def named(self, entry: SampleEntry) -> Iterator[None]:
+        """Turn the faults of a sample's bytes into Damaged, which names shard and sample."""
+        where = f"{self.path(entry.shard)}: sample {entry.vid!r}"
+        try:
+            yield
+        except (NotFound, FileNotFoundError) as error:
+            raise Damaged(f"{where}: the shard is missing; {REMAKE}") from error
+        except InputError:  # named already, or of the store and not of the sample
+            raise
+        except OSError as error:
+            raise Damaged(f"{where}: cannot be read: {error.strerror}; {REMAKE}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise Damaged(f"{where}: {error}; {REMAKE}") from error
+
+    def path(self, shard: int) -> Location:
         """The tar of a shard."""
         return self.folder / f"{self.shards[shard]['name']}.tar"
 
@@ -281,60 +196,56 @@ class FeatureSet:
         """Number of (video, query) pairs."""
         return sum(len(sample.queries) for sample in self.samples)
 
+    def _entries(self, number: int, skip_damaged: bool) -> list[SampleEntry]:
+        """The samples of a shard, from its index."""
+        try:
+            index = self._index(self.shards[number])
+            entries = [SampleEntry.from_json(entry, number) for entry in index["samples"]]
+        except InputError as error:
+            if not skip_damaged:
+                raise
+            LOG.warning("%s; its %d pairs are left out", error, self.shards[number]["queries"])
+            self.left_out += self.shards[number]["queries"]
+            return []
+        if not skip_damaged:
+            self._check_tar(self.path(number), index)
+        return entries
+
     def _index(self, shard: dict[str, Any]) -> dict[str, Any]:
         path = self.folder / f"{shard['name']}.json"
-        tar = path.with_suffix(".tar")
-        if not (path.is_file() and tar.is_file()):
-            raise InputError(f"{path}: the shard or its index is missing; run the extraction again")
-        index = read_json(path)
+        try:
+            index = read_json(path)
+        except NotFound as error:
+            raise InputError(
+                f"{path}: the shard's index is missing; run the extraction again"
+            ) from error
         if index["sha256"] != shard["sha256"]:
             raise InputError(f"{path}: is not the shard that manifest.json lists; {REMAKE}")
-        if tar.stat().st_size != index["bytes"]:
+        shapes = {"video": list(self.video_shape), "text": list(self.text_shape)}
+        if index["samples"] and index["shapes"] != shapes:
             raise InputError(
-                f"{tar}: holds {tar.stat().st_size} bytes and not {index['bytes']}; {REMAKE}"
+                f"{path}: features are {index['shapes']} and not {shapes} as manifest.json says; "
+                f"{REMAKE}"
             )
         return index
 
+    def _check_tar(self, tar: Location, index: dict[str, Any]) -> None:
+        try:
+            size = tar.size()
+        except NotFound as error:
+            raise InputError(f"{tar}: the shard is missing; run the extraction again") from error
+        if size != index["bytes"]:
+            raise InputError(f"{tar}: holds {size} bytes and not {index['bytes']}; {REMAKE}")
 
-def read_json(path: Path) -> dict[str, Any]:
+
+def read_json(path: Source) -> dict[str, Any]:
     """The object in one of our JSON files; InputError if it is unreadable or of another format."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+        value = json.loads(Location(path).read_bytes())
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON ({error}); {REMAKE}") from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise InputError(f"{path}: not of format {FORMAT}; extract with this version again")
     return value
-
-
-def _parse(data: bytes, entry: SampleEntry, clip_length: float) -> Sample:
-    """Raises ValueError, KeyError or TypeError for bytes that are not the sample of `entry`."""
-    if len(data) != entry.size:
-        raise ValueError("truncated")
-    views = {
-        name: memoryview(data)[place - entry.offset : place - entry.offset + size]
-        for name, (place, size) in entry.members.items()
-    }
-    details = json.loads(bytes(views["json"]))
-    video, text = _array(views["video.npy"]), _array(views["text.npy"])
-    queries = tuple(_stored_query(entry.vid, query) for query in details["queries"])
-    if details["vid"] != entry.vid or details["clip_length"] != clip_length:
-        raise ValueError("is not the sample that the index names")
-    if len(video) != entry.clips or len(text) != sum(entry.queries):
-        raise ValueError("holds other numbers of clips or tokens than the index says")
-    if [query.tokens[1] - query.tokens[0] for query in queries] != list(entry.queries):
-        raise ValueError("has other queries than the index says")
-    return Sample(entry.vid, details["duration"], clip_length, video, text, queries)
-
-
-def _array(view: memoryview) -> Half:
-    """The three-axis float16 array of a .npy, without a copy and without unpickling."""
-    head = io.BytesIO(view[:256])
-    if np.lib.format.read_magic(head) != (1, 0):
-        raise ValueError("a .npy of an unknown version")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
-    if dtype != np.float16 or fortran or len(shape) != 3:
-        raise ValueError(f"an array {shape} of {dtype}, expected three axes of float16")
-    return np.frombuffer(view, dtype=np.float16, offset=head.tell()).reshape(shape)

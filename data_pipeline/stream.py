@@ -1,34 +1,38 @@
 """How do stored features become the batches of this rank, exactly and at the speed of memory?"""
 
+import contextlib
+import hashlib
+import logging
+import multiprocessing
+import queue
 import signal
+import threading
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+import torch
+from torch import distributed
+from torch.utils.data import DataLoader
 
-from data_pipeline.batches import Pair, PairBatch, collate, merge
+from data_pipeline.batches import PairBatch, merge
 from data_pipeline.errors import InputError
-from data_pipeline.order import (
-    Order,
-    OrderConfig,
-    Pairs,
-    Share,
-    check_divides,
-    epoch_order,
-    storage_order,
-)
-from data_pipeline.shards import FeatureSet, Sample
+from data_pipeline.order import OrderConfig, Pairs, Share, check_divides, epoch_order, storage_order
+from data_pipeline.reading import Dropout, Parts, ReadingConfig, Serving
+from data_pipeline.shards import FeatureSet
+
+LOG = logging.getLogger(__name__)
+
+MERGED_AHEAD = 2
+"""Batches that are put together from the workers' parts before they are asked for."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Attributes:
-    train: feature shards to learn from
+    train: feature shards to learn from, a folder or a URL (s3://bucket/folder)
     selection: feature shards that choose the best epoch; none keeps the last epoch
     report: feature shards whose scores are reported, once, at the end
     batch_size: pairs of one training step over all ranks
@@ -37,23 +41,38 @@ class DataConfig:
         filled up with the epoch's first pairs
     workers: loader processes per rank; 0 reads in the training process
     prefetch: batches that each worker keeps ready
+    skip_damaged: go on where stored samples are damaged: in training the next pair of the order
+        stands in for one that cannot be read, in evaluation it is left out; all are counted
+    clip_dropout: probability with which a clip of a training pair is zeroed
+    text_dropout: probability with which a token of a training pair's sentence is zeroed
+    provenance: what the features must have been made with, by the names of the manifest's
+        provenance: {video_encoder: internvideo2-1b, clip_length: 2.0}; anything else is free
+    order: in which order pairs are served
+    reading: how a process reads them
     """
 
-    train: Path = Path("features/train")
-    selection: Path | None = None
-    report: Path | None = None
+    train: str = "features/train"
+    selection: str | None = None
+    report: str | None = None
     batch_size: int = 32
     eval_batch_size: int = 64
     last_batch: Literal["drop", "wrap"] = "drop"
     workers: int = 0
     prefetch: int = 4
+    skip_damaged: bool = False
+    clip_dropout: float = 0.0
+    text_dropout: float = 0.0
+    provenance: dict[str, Any] = field(default_factory=dict)
     order: OrderConfig = field(default_factory=OrderConfig)
+    reading: ReadingConfig = field(default_factory=ReadingConfig)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.eval_batch_size < 1:
             raise ValueError("data.batch_size and data.eval_batch_size must be at least 1")
         if self.workers < 0 or self.prefetch < 1:
             raise ValueError("data.workers must not be negative, data.prefetch at least 1")
+        if not (0 <= self.clip_dropout < 1 and 0 <= self.text_dropout < 1):
+            raise ValueError("data.clip_dropout and data.text_dropout must be in [0, 1)")
 
 
 def list_pairs(features: FeatureSet) -> Pairs:
@@ -68,14 +87,51 @@ def list_pairs(features: FeatureSet) -> Pairs:
     )
 
 
+def check_provenance(features: FeatureSet, expected: dict[str, Any]) -> None:
+    """Raises InputError unless the features were made with what `expected` names."""
+    made = asdict(features.provenance)
+    for name, value in expected.items():
+        if name not in made:
+            raise InputError(
+                f"data.provenance: {name!r} is no part of a provenance; choose from "
+                f"{', '.join(made)}"
+            )
+        found = list(made[name]) if isinstance(made[name], tuple) else made[name]
+        if found != value:
+            raise InputError(
+                f"{features.folder}: {name} of the features is {found!r}, data.provenance asks for "
+                f"{value!r}; extract them anew, or correct the configuration"
+            )
+
+
+def check_ranks_see_one_set(features: FeatureSet, world: int) -> None:
+    """Raises InputError on all ranks if a rank has another copy of the set, or lacks a shard.
+
+    Their orders would differ, and so would what they take for the same batch.
+    """
+    if world == 1 or not (distributed.is_available() and distributed.is_initialized()):
+        return
+    digest = hashlib.sha256(repr(features.samples).encode()).hexdigest()
+    digests: list[str | None] = [None] * world
+    distributed.all_gather_object(digests, digest)
+    different = [rank for rank, other in enumerate(digests) if other != digests[0]]
+    if different:
+        raise InputError(
+            f"{features.folder}: ranks {different} see other shards there than rank 0; give all "
+            "the same files, and run launch.shards verify on each host"
+        )
+
+
 class PairStream:
     """Batches of one rank over a feature set.
 
     `train(epoch, start)` and `evaluate()` return iterables of `PairBatch`. All ranks get the same
     number of batches; to resume, begin at another `start`: nothing that was skipped is read.
+    `damaged` counts the pairs that were replaced in this rank's batches, by what was wrong.
 
-    Raises InputError where the world size does not divide the batch or the lanes, or where the set
-    holds less than one batch.
+    Raises InputError where the world size does not divide the batch or the lanes, where the set
+    holds less than one batch, where it was made in another way than the configuration asks for, or
+    where the ranks of a running process group see different sets.
     """
 
     def __init__(
@@ -86,7 +142,10 @@ class PairStream:
             check_divides(world, config.eval_batch_size, config.order.lanes)
         except ValueError as error:
             raise InputError(str(error)) from error
+        check_provenance(features, config.provenance)
+        check_ranks_see_one_set(features, world)
         self.features = features
+        self.damaged: Counter[str] = Counter()
         self.pairs = list_pairs(features)
         self._config, self._seed, self._rank, self._world = config, seed, rank, world
 
@@ -104,23 +163,33 @@ class PairStream:
 
     def train(self, epoch: int, start: int = 0) -> Iterator[PairBatch]:
         """Batches `start`, `start` + 1, ... of an epoch."""
-        order = epoch_order(self.pairs, self._config.order, self._seed, epoch)
-        return self._serve(order, self._config.batch_size, range(start, self.steps))
+        config = self._config
+        order = epoch_order(self.pairs, config.order, self._seed, epoch)
+        dropout = Dropout(config.clip_dropout, config.text_dropout, self._seed, epoch)
+        batches = range(start, self.steps)
+        return self._serve(Serving(order, config.batch_size, batches, dropout, config.skip_damaged))
 
     def evaluate(self) -> Iterator[PairBatch]:
         """Every pair once; the last batch is filled up with rows that are marked as repeated."""
         size = self._config.eval_batch_size
         order = storage_order(len(self.pairs), self._config.order.lanes)
-        return self._serve(order, size, range(-(-len(self.pairs) // size)))
+        batches = range(-(-len(self.pairs) // size))
+        return self._serve(Serving(order, size, batches, skip_damaged=self._config.skip_damaged))
 
-    def _serve(self, order: Order, size: int, batches: range) -> Iterator[PairBatch]:
-        parts = _Parts(self.features, self.pairs, order, size, batches, self._rank, self._world)
-        if self._config.workers == 0:
-            for part, _ in parts:
-                assert part is not None  # a rank has rows in every batch, and here one reader
-                yield part
-            return
+    def _serve(self, serving: Serving) -> Iterator[PairBatch]:
+        share = Share(self._rank, self._world)
+        parts = Parts(self.features, self.pairs, serving, self._config.reading, share)
+        if self._config.workers:
+            batches = self._load(parts, len(serving.batches))
+        else:  # a rank has rows in every batch, and here one reader
+            batches = (part for part, _ in parts if part is not None)
+        for batch in batches:
+            self._count(batch)
+            yield batch
+
+    def _load(self, parts: Parts, steps: int) -> Iterator[PairBatch]:
         workers = self._config.workers
+        multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
         loader = DataLoader(
             parts,
             batch_size=None,
@@ -129,82 +198,70 @@ class PairStream:
             worker_init_fn=_leave_signals_to_the_trainer,
             multiprocessing_context="forkserver",
         )
+        pinned = torch.cuda.is_available()
         arriving = iter(loader)  # each worker's part of batch 0 in turn, then of batch 1, ...
-        for _ in batches:
-            of_batch = [next(arriving) for _ in range(workers)]
-            held = [(part, places) for part, places in of_batch if part is not None]
-            yield merge([part for part, _ in held], [places for _, places in held])
 
+        def merged() -> Iterator[PairBatch]:
+            for _ in range(steps):
+                of_batch = [next(arriving) for _ in range(workers)]
+                held = [(part, places) for part, places in of_batch if part is not None]
+                yield merge([part for part, _ in held], [places for _, places in held], pinned)
 
-Places = NDArray[np.int64]
+        return ahead(merged(), MERGED_AHEAD)
 
-
-class _Parts(IterableDataset[tuple[PairBatch | None, Places]]):
-    """What one loader worker contributes to each batch: its pairs, and their rows in the batch."""
-
-    def __init__(
-        self,
-        features: FeatureSet,
-        pairs: Pairs,
-        order: Order,
-        size: int,
-        batches: range,
-        rank: int,
-        world: int,
-    ) -> None:
-        self._features, self._pairs, self._order = features, pairs, order
-        self._size, self._batches, self._rank, self._world = size, batches, rank, world
-
-    def __iter__(self) -> Iterator[tuple[PairBatch | None, Places]]:
-        worker = get_worker_info()
-        share = Share(self._rank, self._world, *((worker.id, worker.num_workers) if worker else ()))
-        plan = [
-            share.rows(batch * self._size, (batch + 1) * self._size, self._order.lanes)
-            for batch in self._batches
-        ]
-        reader = _Reader(self._features, self._pairs, self._order, [p[rows] for p, rows in plan])
-        for positions, places in plan:
-            of_batch = self._order.pairs[positions % len(self._order)]
-            if not len(places):
-                yield None, places
-                continue
-            yield (
-                collate(
-                    [reader.read(position) for position in positions[places]],
-                    repeated=list(positions[places] >= len(self._order)),
-                    clips=int(self._pairs.clips[of_batch].max()),
-                    tokens=int(self._pairs.tokens[of_batch].max()),
-                ),
-                places,
-            )
-
-
-class _Reader:
-    """Reads each video once per visit: it is kept until its last pair of the lane's window."""
-
-    def __init__(
-        self, features: FeatureSet, pairs: Pairs, order: Order, positions: list[Places]
-    ) -> None:
-        self._features, self._pairs, self._order = features, pairs, order
-        self._held: dict[tuple[int, int, int], Sample] = {}
-        self._uses = Counter(self._visit(position) for part in positions for position in part)
-
-    def read(self, position: int) -> Pair:
-        visit = self._visit(position)
-        sample = self._held.pop(visit, None) or self._features.read(visit[2])
-        self._uses[visit] -= 1
-        if self._uses[visit]:
-            self._held[visit] = sample
-        pair = self._order.pairs[position % len(self._order)]
-        return sample.pair(int(self._pairs.query[pair]))
-
-    def _visit(self, position: int) -> tuple[int, int, int]:
-        place = int(position) % len(self._order)
-        sample = int(self._pairs.sample[self._order.pairs[place]])
-        return int(position) % self._order.lanes, int(self._order.windows[place]), sample
+    def _count(self, batch: PairBatch) -> None:
+        """Warn of a damaged sample once, and count the pairs that were replaced."""
+        for fault in batch.damaged:
+            if fault not in self.damaged:
+                LOG.warning("%s; its pairs are replaced by others", fault)
+            self.damaged[fault] += 1
 
 
 def _leave_signals_to_the_trainer(_: int) -> None:
     # A launcher signals the whole process group; the trainer still needs its batches to stop well.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+Item = TypeVar("Item")
+
+
+def ahead(source: Iterator[Item], count: int) -> Iterator[Item]:
+    """The items of `source`, of which a thread keeps `count` ready.
+
+    What `source` raises is raised here, after the items before it.
+    """
+    ready: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(count)
+    stopped = threading.Event()
+
+    def put(item: Item | None, error: BaseException | None = None) -> None:
+        while not stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put((item, error), timeout=0.1)
+                return
+
+    def run() -> None:
+        try:
+            for item in source:
+                put(item)
+                if stopped.is_set():
+                    return
+        except BaseException as error:  # handed over, not swallowed
+            put(None, error)
+        else:
+            put(None, StopIteration())
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = ready.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            assert item is not None
+            yield item
+    finally:
+        stopped.set()
+        thread.join()

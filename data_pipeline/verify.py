@@ -1,6 +1,7 @@
 """Is a set of feature shards whole: as its manifest says, and with all that was asked for?"""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,9 @@ import numpy as np
 
 from data_pipeline.annotations import Annotation, read_annotations
 from data_pipeline.errors import InputError
-from data_pipeline.shard_writing import sha256_of
-from data_pipeline.shards import FeatureSet, Sample
+from data_pipeline.samples import Sample
+from data_pipeline.shards import FeatureSet
+from data_pipeline.storage import Location, Source
 from data_pipeline.video import clip_count
 
 
@@ -25,7 +27,7 @@ class Fault:
         return f"{self.where}: {self.what}"
 
 
-def verify(folder: Path, annotations: Path | None = None) -> Iterator[Fault]:
+def verify(folder: Source, annotations: str | Path | None = None) -> Iterator[Fault]:
     """Read everything and yield what is wrong: hashes, shapes, values, clip counts, coverage.
 
     With `annotations`, every row must be stored as it is, or its video recorded in failures.jsonl.
@@ -34,7 +36,7 @@ def verify(folder: Path, annotations: Path | None = None) -> Iterator[Fault]:
     features = FeatureSet(folder)
     for number, shard in enumerate(features.shards):
         path = features.path(number)
-        found = sha256_of(path)
+        found = path.sha256()
         if found != shard["sha256"]:
             yield Fault(str(path), f"SHA-256 is {found}, the manifest has {shard['sha256']}")
     stored: dict[int | str, Annotation] = {}
@@ -51,9 +53,20 @@ def verify(folder: Path, annotations: Path | None = None) -> Iterator[Fault]:
             if qid in stored:
                 yield Fault(where, f"qid {qid!r} is stored twice")
             stored[qid] = query.annotation
-    totals = features.manifest["totals"]
-    if (totals["videos"], totals["queries"]) != (len(features.samples), features.pairs):
-        yield Fault(str(folder / "manifest.json"), "its totals are not those of its shards")
+    found = {
+        "videos": len(features.samples),
+        "queries": features.pairs,
+        "clips": sum(entry.clips for entry in features.samples),
+        "bytes": sum(shard["bytes"] for shard in features.shards),
+    }
+    manifest = str(features.folder / "manifest.json")
+    for name, number in found.items():
+        total = features.manifest["totals"][name]
+        if total != number:
+            yield Fault(manifest, f"its total of {name} is {total}, its shards hold {number}")
+    for vid, times in Counter(entry.vid for entry in features.samples).items():
+        if times > 1:
+            yield Fault(str(features.folder), f"video {vid!r} is stored {times} times")
     if annotations is not None:
         yield from _coverage(folder, annotations, stored)
 
@@ -72,7 +85,7 @@ def _faults(sample: Sample, features: FeatureSet) -> Iterator[str]:
 
 
 def _coverage(
-    folder: Path, annotations: Path, stored: dict[int | str, Annotation]
+    folder: Source, annotations: str | Path, stored: dict[int | str, Annotation]
 ) -> Iterator[Fault]:
     failed = {row["vid"] for row in read_failures(folder)}
     wanted = read_annotations(annotations)
@@ -87,9 +100,9 @@ def _coverage(
         yield Fault(str(folder), f"qid {qid!r} is stored and not in {annotations}")
 
 
-def read_failures(folder: Path) -> list[dict[str, str]]:
+def read_failures(folder: Source) -> list[dict[str, str]]:
     """Rows of failures.jsonl; none where there is no such file."""
-    path = folder / "failures.jsonl"
+    path = Location(folder) / "failures.jsonl"
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_bytes().decode().splitlines()]

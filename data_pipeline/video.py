@@ -2,6 +2,7 @@
 
 import bisect
 import math
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,12 @@ from data_pipeline.errors import InputError
 
 MAX_PIXELS = 8192 * 8192
 """A header that claims larger frames is taken for damage, before memory is asked for."""
+
+MAX_SECONDS = 48 * 3600
+"""Frames that claim to be further apart are taken for damage: a clip each costs memory."""
+
+_PICTURES = re.compile(r"image2|_pipe$")
+"""FFmpeg's names of formats that hold one picture."""
 
 PIECE_BYTES = 16 * 2**20
 """Decoded clips are handed over in pieces of about this size, however long the video."""
@@ -77,18 +84,24 @@ class VideoFile:
     without a video stream, truncated or of absurd size.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, name: str | None = None) -> None:
         self.path = Path(path)
+        self.name = name or str(path)  # in messages: the file may be a copy of what it names
         with self._open() as (container, stream):
             context = stream.codec_context
             if not 0 < context.width * context.height <= MAX_PIXELS:
                 raise VideoError(
-                    f"{path}: frames of {context.width} x {context.height} pixels are not decoded; "
-                    "is the header damaged?",
+                    f"{self.name}: frames of {context.width} x {context.height} pixels are not "
+                    "decoded; is the header damaged?",
                     kind="absurd size",
                 )
             self._list_packets(container, stream)
             width, height = context.width, context.height
+        if self._duration > MAX_SECONDS:
+            raise VideoError(
+                f"{self.name}: its frames are {self._duration:.0f} s apart; are its times damaged?",
+                kind="absurd length",
+            )
         rotation = self._rotation()
         if rotation % 180:
             width, height = height, width
@@ -117,7 +130,7 @@ class VideoFile:
         end = self._duration if end is None else min(end, self._duration)
         if not 0 <= start < end:
             raise VideoError(
-                f"{self.path}: no clips from {start:g} s to {end:g} s in a video of "
+                f"{self.name}: no clips from {start:g} s to {end:g} s in a video of "
                 f"{self._duration:.2f} s",
                 kind="range",
             )
@@ -143,9 +156,12 @@ class VideoFile:
         begin = 0.0 if container.start_time is None else container.start_time / av.time_base
         pts: list[int] = []
         keys: list[tuple[int, int]] = []  # presentation time, and where to seek for it
-        has_pts, last, other_end = True, 0, 0.0
+        has_pts, last, other_end, timeless = True, 0, 0.0, False
         for packet in container.demux():
-            if packet.size == 0 or (packet.dts is None and packet.pts is None):
+            if packet.size == 0:
+                continue
+            if packet.dts is None and packet.pts is None:
+                timeless = timeless or packet.stream_index == stream.index
                 continue
             stamp = packet.dts if packet.pts is None else packet.pts
             if packet.stream_index != stream.index:
@@ -163,9 +179,15 @@ class VideoFile:
             has_pts = has_pts and packet.pts is not None
             pts.append(stamp)
             last = max(last, stamp + (packet.duration or 0))
+        if not pts and timeless:
+            raise VideoError(
+                f"{self.path}: its frames carry no times, as in a bare stream; put it into a "
+                "container (ffmpeg -i FILE -c copy FILE.mp4)",
+                kind="no times",
+            )
         if not pts:
             raise VideoError(
-                f"{self.path}: holds no video frames; is the file truncated?", kind="no frames"
+                f"{self.name}: holds no video frames; is the file truncated?", kind="no frames"
             )
         pts.sort()
         base = float(stream.time_base)
@@ -177,14 +199,14 @@ class VideoFile:
         self._duration = last * base - begin
         if self._duration <= 0:
             raise VideoError(
-                f"{self.path}: its frames carry no usable times; re-encode the file",
+                f"{self.name}: its frames carry no usable times; re-encode the file",
                 kind="no times",
             )
         claimed = 0.0 if container.duration is None else container.duration / av.time_base
         found = max(last * base, other_end)  # Matroska's length counts from 0, not from the start
         if claimed > max(found + 1, found * 1.02):
             raise VideoError(
-                f"{self.path}: truncated: its header claims {claimed:.1f} s and its frames end "
+                f"{self.name}: truncated: its header claims {claimed:.1f} s and its frames end "
                 f"at {found:.1f} s; fetch the file again",
                 kind="truncated",
             )
@@ -210,7 +232,7 @@ class VideoFile:
                         continue
                     if frame.is_corrupt:
                         raise VideoError(
-                            f"{self.path}: damaged: the frame at {self._times[index]:.2f} s cannot "
+                            f"{self.name}: damaged: the frame at {self._times[index]:.2f} s cannot "
                             "be decoded; fetch the file again",
                             kind="damaged",
                         )
@@ -220,7 +242,7 @@ class VideoFile:
                     began = time.monotonic()
                 if used + time.monotonic() - began > time_limit:
                     raise VideoError(
-                        f"{self.path}: decoding took more than the limit of {time_limit:g} s; "
+                        f"{self.name}: decoding took more than the limit of {time_limit:g} s; "
                         "raise time_limit or re-encode the file",
                         kind="too slow",
                     )
@@ -229,7 +251,7 @@ class VideoFile:
         if remaining:
             missing = min(remaining.values())
             raise VideoError(
-                f"{self.path}: damaged: the frame at {self._times[missing]:.2f} s cannot be "
+                f"{self.name}: damaged: the frame at {self._times[missing]:.2f} s cannot be "
                 "decoded; fetch the file again",
                 kind="damaged",
             )
@@ -261,16 +283,18 @@ class VideoFile:
         try:
             if self.path.stat().st_size == 0:
                 raise VideoError(
-                    f"{self.path}: is empty (0 bytes); fetch the file again", kind="empty"
+                    f"{self.name}: is empty (0 bytes); fetch the file again", kind="empty"
                 )
             with av.open(str(self.path)) as container:
                 videos = [s for s in container.streams.video if not _is_cover(s)]
                 if not videos:
-                    raise VideoError(f"{self.path}: holds no video stream", kind="no video stream")
+                    raise VideoError(f"{self.name}: holds no video stream", kind="no video stream")
                 stream = videos[0]
+                if _PICTURES.search(container.format.name):
+                    raise VideoError(f"{self.name}: is a picture, not a video", kind="picture")
                 if stream.codec_context is None:
                     raise VideoError(
-                        f"{self.path}: its video codec is not known to this FFmpeg",
+                        f"{self.name}: its video codec is not known to this FFmpeg",
                         kind="unknown codec",
                     )
                 # Actors give the parallelism; a frame's bytes are to depend on no thread.
@@ -278,13 +302,13 @@ class VideoFile:
                 stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
                 yield container, stream
         except FileNotFoundError as error:
-            raise VideoError(f"{self.path}: no such video file", kind="missing") from error
+            raise VideoError(f"{self.name}: no such video file", kind="missing") from error
+        except OSError as error:  # FFmpeg's too, where the system refused what it asked for
+            raise VideoError(f"{self.name}: cannot be read: {error.strerror}", "io") from error
         except av.error.FFmpegError as error:
             raise VideoError(
-                f"{self.path}: cannot be decoded as a video ({error.strerror}); is it complete?"
+                f"{self.name}: cannot be decoded as a video ({error.strerror}); is it complete?"
             ) from error
-        except OSError as error:
-            raise VideoError(f"{self.path}: cannot be read: {error.strerror}") from error
 
 
 def _is_cover(stream: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Look into a set of feature shards: `verify`, `stats` or `ls` a folder that extraction made."""
+"""Look into a set of feature shards, in a folder or at a URL: `verify`, `stats` or `ls`."""
 
 import sys
 from collections import Counter
@@ -22,7 +22,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Status 1 if `verify` finds a fault."""
     parser = make_parser(__doc__)
     parser.add_argument("action", type=Literal["verify", "stats", "ls"], help="what to do")
-    parser.add_argument("folder", type=Path, help="folder of manifest.json")
+    parser.add_argument("folder", type=str, help="folder or URL of manifest.json")
     parser.add_argument(
         "--annotations", type=Path | None, help="for verify: rows that must be covered"
     )
@@ -37,7 +37,7 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def check(folder: Path, annotations: Path | None) -> int:
+def check(folder: str, annotations: Path | None) -> int:
     """Print every fault, and how many there are."""
     count = 0
     for fault in verify(folder, annotations):

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from model.contrastive import alignment, draw_positive, sampled_nce
 from model.matching import MatchingCost, match
@@ -102,7 +103,8 @@ class Criterion(nn.Module):
             windows, window_mask = F.pad(windows, (0, 0, 0, 1)), F.pad(window_mask, (0, 1))
         segments = total(window_mask.sum()).clamp(min=1) / world_size()
 
-        window = match(logits, spans, windows, window_mask, self.config.matching)  # (S, B, M)
+        with record_function("matching"):
+            window = match(logits, spans, windows, window_mask, self.config.matching)  # (S, B, M)
         matched = window >= 0
         index = window.clamp(min=0)[..., None].expand(-1, -1, -1, 2)
         target = windows.expand(len(spans), -1, -1, -1).gather(2, index)  # (S, B, M, 2)

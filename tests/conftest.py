@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from data_pipeline.annotations import Annotation
+from data_pipeline.samples import Sample, StoredQuery
 from data_pipeline.shard_writing import ShardWriter, write_manifest
-from data_pipeline.shards import FeatureSet, Provenance, Sample, StoredQuery
+from data_pipeline.shards import FeatureSet, Provenance
 
 TOPICS, LAYERS, VIDEO_WIDTH, TEXT_WIDTH = 6, 2, 12, 10
 

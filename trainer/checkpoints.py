@@ -23,6 +23,8 @@ from data_pipeline.errors import InputError
 
 LOG = logging.getLogger(__name__)
 
+WEIGHTS, STATE = "model.safetensors", "state.json"
+
 
 @dataclass
 class State:

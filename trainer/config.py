@@ -20,17 +20,23 @@ class EvalConfig:
     dataset: convention of the metrics
     every: epochs between two evaluations on the selection split
     metric: what the kept model maximises on the selection split; several names are averaged
+    patience: evaluations without a better value after which training ends; 0 never ends it early
+    select_on_test: allow a selection split that is a test split, for data sets that have no other
     postprocess: what is done to windows before they are scored or shown
     """
 
     dataset: Literal["qvhighlights", "charades", "tacos", "nlq", "activitynet"] = "qvhighlights"
     every: int = 1
     metric: tuple[str, ...] = ("mAP",)
+    patience: int = 0
+    select_on_test: bool = False
     postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
 
     def __post_init__(self) -> None:
         if self.every < 1:
             raise ValueError("eval.every must be at least 1 epoch")
+        if self.patience < 0:
+            raise ValueError("eval.patience must be a number of evaluations, 0 for no early end")
         for name in self.metric:
             if name not in SELECTION_METRICS:
                 raise ValueError(
@@ -73,6 +79,8 @@ class Config:
             raise ValueError(f"name {self.name!r} must be a plain folder name")
         if self.epochs < 1 or self.keep < 1:
             raise ValueError("epochs and keep must be at least 1")
+        if self.eval.patience and not self.data.selection:
+            raise ValueError("eval.patience needs a split to evaluate on; set data.selection")
 
     @property
     def folder(self) -> Path:

@@ -1,6 +1,7 @@
 """Cut a part out of a video: copied where it begins at a key frame, else encoded anew."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -26,16 +27,16 @@ def cut(
     """
     temporary = output.with_name(f".{output.name}.tmp")
     try:
-        with av.open(str(video)) as source:
-            key = _key_frame_near(source, start, tolerance)
-            how: Literal["copied", "encoded"] = "encoded" if key is None else "copied"
-            with av.open(
-                str(temporary), "w", format="mp4", options={"movflags": "faststart"}
-            ) as sink:
-                if key is None:
-                    frames = _encode(source, sink, start, end)
-                else:
-                    frames = _copy(source, sink, key, end)
+        how: Literal["copied", "encoded"] = "copied"
+        key = _key_frame_near(video, start, tolerance)
+        frames = 0
+        if key is not None:
+            with _opened_at(video, key) as source, _mp4(temporary) as sink:
+                frames = _copy(source, sink, key, end)
+        if not frames:
+            how = "encoded"
+            with _opened_at(video, start) as source, _mp4(temporary) as sink:
+                frames = _encode(source, sink, start, end)
         if not frames:
             raise InputError(f"{video}: shows no frame between {start:.2f} s and {end:.2f} s")
         temporary.replace(output)
@@ -48,35 +49,52 @@ def cut(
     return how
 
 
+def _mp4(path: Path) -> Any:
+    return av.open(str(path), "w", format="mp4", options={"movflags": "faststart"})
+
+
 def _origin(source: Any) -> float:
     """The container's time at which a player starts, which our seconds count from."""
     return 0.0 if source.start_time is None else float(source.start_time) / av.time_base
 
 
-def _seek(source: Any, seconds: float) -> None:
-    """To the last key frame at or before `seconds`."""
-    stream = source.streams.video[0]
-    source.seek(int(seconds / stream.time_base), stream=stream, backward=True)
+@contextmanager
+def _opened_at(video: Path, start: float) -> Iterator[Any]:
+    """The video, about to give the packets from a key frame at or before `start` seconds on.
+
+    What seeks past it (a transport stream, Matroska without cues) is read from its beginning.
+    """
+    with av.open(str(video)) as source:
+        if not source.streams.video:
+            raise InputError(f"{video}: has no video stream to cut from")
+        stream: Any = source.streams.video[0]
+        wanted = start + _origin(source)
+        place = int((wanted + 1e-3) / stream.time_base)
+        source.seek(place, stream=stream, backward=True)
+        first: Any = next((p for p in source.demux(stream) if p.pts is not None), None)
+        if first and first.is_keyframe and first.pts * first.time_base <= wanted + 1e-3:
+            source.seek(place, stream=stream, backward=True)
+            yield source
+            return
+    with av.open(str(video)) as source:
+        yield source
 
 
-def _key_frame_near(source: Any, start: float, tolerance: float) -> float | None:
-    """Container time of the key frame nearest to `start`, None if too far or not copyable."""
-    if not source.streams.video:
-        raise InputError(f"{source.name}: has no video stream to cut from")
-    if any(stream.codec_context.name not in COPYABLE for stream in _kept(source)):
-        return None
-    wanted = start + _origin(source)
+def _key_frame_near(video: Path, start: float, tolerance: float) -> float | None:
+    """Seconds of the key frame nearest to `start`, None if too far or not copyable."""
     near = None
-    _seek(source, wanted + tolerance)
-    for packet in source.demux(source.streams.video[0]):
-        if packet.pts is None:
-            continue
-        seconds = float(packet.pts * packet.time_base)
-        if seconds > wanted + tolerance:
-            break
-        closer = near is None or abs(seconds - wanted) < abs(near - wanted)
-        if packet.is_keyframe and abs(seconds - wanted) <= tolerance and closer:
-            near = seconds
+    with _opened_at(video, start + tolerance) as source:
+        if any(stream.codec_context.name not in COPYABLE for stream in _kept(source)):
+            return None
+        for packet in source.demux(source.streams.video[0]):
+            if packet.pts is None:
+                continue
+            seconds = float(packet.pts * packet.time_base) - _origin(source)
+            if seconds > start + tolerance:
+                break
+            closer = near is None or abs(seconds - start) < abs(near - start)
+            if packet.is_keyframe and abs(seconds - start) <= tolerance and closer:
+                near = seconds
     return near
 
 
@@ -86,17 +104,21 @@ def _kept(source: Any) -> list[Any]:
 
 
 def _copy(source: Any, sink: Any, key: float, end: float) -> int:
-    """Copy packets from container time `key` on; returns the number of video packets."""
-    until = end + _origin(source)
+    """Copy packets from the key frame at `key` seconds on; returns the number of video packets.
+
+    That is 0 where a packet has no decoding time, as in Matroska, which mp4 cannot do without.
+    """
+    key, until = key + _origin(source), end + _origin(source)
     streams = {s.index: sink.add_stream_from_template(s) for s in _kept(source)}
     video = source.streams.video[0].index
     unfinished = set(streams)
     frames = 0
-    _seek(source, key)
     for packet in source.demux([source.streams[index] for index in streams]):
         index = packet.stream.index
-        if packet.dts is None or packet.pts is None or index not in unfinished:
+        if packet.size == 0 or index not in unfinished:
             continue
+        if packet.dts is None or packet.pts is None:
+            return 0
         # Decoding order: a stream is over when even its decoding time lies beyond the end.
         if packet.dts * packet.time_base >= until:
             unfinished.discard(index)
@@ -115,15 +137,11 @@ def _copy(source: Any, sink: Any, key: float, end: float) -> int:
 
 def _encode(source: Any, sink: Any, start: float, end: float) -> int:
     """Decode, turn upright and encode; returns the number of video frames."""
-    begin, until = start + _origin(source), end + _origin(source)
     picture = sound = None
     early: list[Any] = []  # sound before the first picture, whose size the header needs
     frames = 0
-    _seek(source, begin)
-    for frame in _decoded(source, until):
-        if frame.pts is None or not begin - 1e-3 <= frame.time < until:
-            continue
-        frame.pts -= round(begin / frame.time_base)
+    begin, until = start + _origin(source), end + _origin(source)
+    for frame in _shown(_decoded(source, until), begin, until):
         if isinstance(frame, av.VideoFrame):
             image = _upright(frame)
             if picture is None:
@@ -143,16 +161,48 @@ def _encode(source: Any, sink: Any, start: float, end: float) -> int:
     return frames
 
 
+def _shown(frames: Iterator[Any], begin: float, until: float) -> Iterator[Any]:
+    """Frames from container time `begin` up to `until`, counted from `begin`.
+
+    The picture before `begin` is still shown then, until the next one comes: it is the first.
+    """
+    before, started, lasts = None, False, begin
+    for frame in frames:
+        is_picture = isinstance(frame, av.VideoFrame)
+        if frame.time < begin - 1e-3:
+            if is_picture:
+                before, lasts = frame, frame.time + float((frame.duration or 0) * frame.time_base)
+            continue
+        if is_picture:
+            lasts = frame.time
+        if frame.time >= until:
+            continue
+        late = frame.time > begin + 1e-3
+        frame.pts = max(frame.pts - round(begin / frame.time_base), 0)
+        if is_picture and not started:
+            started = True
+            if before is not None and late:
+                before.pts = 0
+                yield before
+        yield frame
+    if not started and before is not None and lasts > begin:
+        before.pts = 0
+        yield before
+
+
 def _decoded(source: Any, until: float) -> Iterator[Any]:
-    """Frames of picture and sound from the current place up to container time `until`."""
+    """Timed frames of picture and sound from the current place to container time `until`."""
     unfinished = {stream.index for stream in _kept(source)}
     for packet in source.demux(_kept(source)):
         if packet.stream.index not in unfinished:
             continue
-        yield from packet.decode()
+        yield from (frame for frame in packet.decode() if frame.pts is not None)
         if packet.dts is not None and packet.dts * packet.time_base >= until:
             unfinished.discard(packet.stream.index)
-            yield from packet.stream.codec_context.decode(None)  # frames held back for reordering
+            for frame in packet.stream.codec_context.decode(None):  # held back for reordering
+                frame.time_base = packet.time_base  # which a codec alone does not know
+                if frame.pts is not None:
+                    yield frame
             if not unfinished:
                 return
 

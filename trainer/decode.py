@@ -68,7 +68,11 @@ def prediction_row(
         "query": annotation.query,
         "vid": annotation.vid,
         "pred_relevant_windows": [
-            [round(float(start), 3), round(float(end), 3), round(float(score), 4)]
+            [
+                round(float(start), 3),
+                min(round(float(end), 3), annotation.duration),  # may have been rounded up
+                round(float(score), 4),
+            ]
             for start, end, score in windows
         ],
         "pred_saliency_scores": saliency,

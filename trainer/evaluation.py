@@ -1,7 +1,7 @@
 """How well does the model do on a split? Every pair once, on all ranks, whatever their number."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 
 from data_pipeline.annotations import Annotation
 from data_pipeline.batches import PairBatch
+from data_pipeline.errors import InputError
 from trainer.decode import decode, highlight_scores, prediction_row
 from trainer.metrics import Evaluation, evaluate
 from trainer.postprocess import PostprocessConfig, postprocess
@@ -57,6 +58,20 @@ def score(
 ) -> Evaluation:
     """The metrics of a data set's convention on prediction rows."""
     return evaluate(rows, annotations, dataset=dataset)
+
+
+def selection_value(summary: Mapping[str, float], metrics: Sequence[str]) -> float:
+    """The mean of the metrics that the kept model maximises.
+
+    Raises InputError for one that the selection split has no ground truth for.
+    """
+    for name in metrics:
+        if name not in summary:
+            raise InputError(
+                f"eval.metric {name!r} cannot be measured on the selection split; it has "
+                f"{', '.join(summary)}"
+            )
+    return sum(summary[name] for name in metrics) / len(metrics)
 
 
 def write_predictions(path: Path, rows: Sequence[dict[str, object]]) -> None:

@@ -1,16 +1,19 @@
 """Train, select, evaluate and track one experiment: what `accelerate launch` runs.
 
     accelerate launch trainer/main.py --config configs/quickstart.yaml --name my-run
+    accelerate launch trainer/main.py --config C --checkpoint P --eval [--dump]
 
 The run's folder gets the resolved config, metrics.jsonl, checkpoints, the exported model, and, at
 the end, metrics.json, predictions.jsonl and report.html. Running the same command again resumes.
+
+The second form only evaluates P, a checkpoint or an exported model, on the splits data.selection
+and data.report; --dump also writes its predictions as the data set's server takes them.
 """
 
 import dataclasses
 import logging
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, cast
 
 import torch
@@ -22,7 +25,6 @@ from torch import nn
 
 from data_pipeline.annotations import Annotation
 from data_pipeline.errors import InputError
-from data_pipeline.shards import FeatureSet
 from data_pipeline.stream import PairStream
 from model.losses import Criterion
 from model.sdst import SDST
@@ -30,12 +32,16 @@ from trainer import baselines, checkpoints
 from trainer.checkpoints import State
 from trainer.cli import command, dump_config, parse_config
 from trainer.config import Config
-from trainer.evaluation import Rows, predict_split, score, write_predictions
-from trainer.loop import Meter, train_epoch
+from trainer.evaluate_checkpoint import evaluate_checkpoint, evaluation_request
+from trainer.evaluation import Rows, predict_split, score, selection_value, write_predictions
+from trainer.loop import train_epoch
+from trainer.meter import Meter
 from trainer.optimization import make_optimizer
 from trainer.report import write_report
 from trainer.results import export, print_result, provenance, write_result
+from trainer.splits import check_selection, open_split
 from trainer.tracking import Tracker
+from trainer.work import flops_per_pair, measure_peak
 
 LOG = logging.getLogger("trainer")
 CONSOLE = Console()
@@ -44,7 +50,11 @@ CONSOLE = Console()
 @command
 def main(args: list[str] | None = None) -> None:
     """Set up, train, report; each step below in its turn."""
+    request, args = evaluation_request(args)
     config = parse_config(Config, args, __doc__)
+    if request:
+        evaluate_checkpoint(config, request, CONSOLE)
+        return
     if (config.folder / "metrics.json").is_file() and same_as_saved(config):
         CONSOLE.print(f"{config.folder} is finished; its scores are in metrics.json")
         return
@@ -115,33 +125,17 @@ class Splits:
 def open_data(config: Config, accelerator: Accelerator) -> Splits:
     """Open the feature shards of each split and check that they fit each other and the model."""
 
-    def stream(folder: Path | None) -> PairStream | None:
-        if folder is None:
-            return None
-        features = FeatureSet(folder)
-        check_model_fits(config, features)
-        return PairStream(
-            features, config.data, config.seed, accelerator.process_index, accelerator.num_processes
-        )
+    def stream(folder: str | None) -> PairStream | None:
+        return None if folder is None else open_split(folder, config, accelerator)
 
-    train = stream(config.data.train)
-    assert train is not None
+    train = open_split(config.data.train, config, accelerator)
     splits = Splits(train, stream(config.data.selection), stream(config.data.report))
+    if splits.selection:
+        check_selection(splits.selection.features, config)
     for other in (splits.selection, splits.report):
         if other is not None:
             train.features.check_same_features(other.features)
     return splits
-
-
-def check_model_fits(config: Config, features: FeatureSet) -> None:
-    """Raise InputError unless the features have the widths and the layers that the model reads."""
-    features.check_widths(config.model.video_width, config.model.text_width)
-    stored = features.video_shape[0]
-    if not all(-stored <= layer < stored for layer in config.model.layers):
-        raise InputError(
-            f"{features.folder}: features have {stored} layers, model.layers is "
-            f"{list(config.model.layers)}; use indices from {-stored} to {stored - 1}"
-        )
 
 
 def resume(
@@ -175,8 +169,19 @@ def track(
         config.name,
         parameters,
         provenance(config, data.train.features),
+        state.step,
         state.mlflow_run,
     )
+
+
+def make_meter(config: Config, accelerator: Accelerator, stream: PairStream) -> Meter:
+    """A meter that knows the work of an average pair and what the device could do."""
+    pairs = stream.pairs
+    work = flops_per_pair(config.model, round(pairs.clips.mean()), round(pairs.tokens.mean()))
+    if config.tracking.peak_tflops is not None:
+        return Meter(work, config.tracking.peak_tflops * 1e12)
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    return Meter(work, measure_peak(accelerator.device, dtype))
 
 
 def train(
@@ -213,12 +218,13 @@ def train(
             speed="",
         )
 
-        meter = Meter()
+        meter = make_meter(config, accelerator, data.train)
 
         def on_step() -> None:
             progress.update(bar, completed=state.step)
             if state.step % config.tracking.every == 0 or state.step == config.epochs * steps:
-                numbers = meter.flush(accelerator.num_processes)
+                records = meter.flush(accelerator)
+                numbers = records["train"]
                 numbers["lr"] = max(group["lr"] for group in optimizer.param_groups)
                 progress.update(
                     bar,
@@ -227,9 +233,10 @@ def train(
                     speed=f"{numbers['pairs_per_second']:.0f} pairs/s",
                 )
                 if tracker:
-                    tracker.log("train", state.step, state.step / steps, **numbers)
+                    for kind, of_kind in records.items():
+                        tracker.log(kind, state.step, state.step / steps, **of_kind)
 
-        while state.epoch < config.epochs:
+        while state.epoch < config.epochs and patience_left(config, state, steps):
             batches = data.train.train(state.epoch, state.batch)
             train_epoch(
                 network,
@@ -254,6 +261,14 @@ def train(
             )
 
 
+def patience_left(config: Config, state: State, steps: int) -> bool:
+    """Whether fewer than eval.patience evaluations have passed since the best one."""
+    if not config.eval.patience or state.best_step < 0:
+        return True
+    passed = (state.step - state.best_step) // (steps * config.eval.every)
+    return passed < config.eval.patience
+
+
 def select(
     config: Config,
     accelerator: Accelerator,
@@ -265,16 +280,19 @@ def select(
     """Evaluate on the selection split; export the model if it is the best so far."""
     assert data.selection is not None
     rows, annotations = predict(config, accelerator, data.selection, model)
+    summary = score(rows, annotations, config.eval.dataset).summary
+    value = selection_value(summary, config.eval.metric)
+    # Every rank scores and remembers: all must agree on when patience ends.
+    best = value > state.best
+    if best:
+        state.best, state.best_step = value, state.step
     if not accelerator.is_main_process:
         return
-    summary = score(rows, annotations, config.eval.dataset).summary
     if tracker:
         tracker.log("eval", state.step, float(state.epoch), **summary)
-    value = sum(summary[name] for name in config.eval.metric) / len(config.eval.metric)
     numbers = ", ".join(f"{name} {summary[name]:.1f}" for name in config.eval.metric)
     CONSOLE.print(f"epoch {state.epoch} of {config.epochs}: {numbers}", highlight=False)
-    if value > state.best:
-        state.best, state.best_step = value, state.step
+    if best:
         export(config, data.train.features, model)
 
 
@@ -323,9 +341,7 @@ def finish(
     report = write_report(folder, annotations, config.videos) if config.videos else None
     print_result(result, CONSOLE)
     if tracker:
-        tracker.log(
-            "eval", state.step, float(state.epoch), **{f"report/{k}": v for k, v in summary.items()}
-        )
+        tracker.log("report", state.step, float(state.epoch), **summary)
         for path in (
             folder / "config.yaml",
             folder / "metrics.json",

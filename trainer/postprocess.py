@@ -11,6 +11,10 @@ Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
 
 
+SHORTEST = 0.002
+"""Seconds that a shown window lasts at least, so that milliseconds can write it."""
+
+
 @dataclass(frozen=True)
 class PostprocessConfig:
     """What is done to predicted windows; the default is the field's for QVHighlights.
@@ -71,8 +75,8 @@ def postprocess(
 
     `windows` (B, M, 3) are start, end in seconds and a score that is not negative; `mask` (B, M) is
     True where a window is real (all, if None). Edges are rounded, then cut to [0, duration], then
-    the windows are suppressed: rounding makes duplicates, which suppression removes. Equal scores
-    keep their order.
+    the windows are suppressed: rounding makes duplicates, which suppression removes. No window is
+    empty. Equal scores keep their order.
 
     Raises ValueError for shapes that do not fit.
     """
@@ -85,6 +89,7 @@ def postprocess(
     edges = np.clip(windows[..., :2].astype(np.float64), 0.0, end)
     if config.unit:
         edges = np.clip(_rounded(edges, end, config.unit), 0.0, end)
+    edges = _not_empty(edges, end)
     scores = windows[..., 2].astype(np.float64)
     order = np.argsort(np.where(real, -scores, np.inf), axis=1, kind="stable")
     edges = np.take_along_axis(edges, order[..., None], axis=1)
@@ -116,6 +121,14 @@ def _rounded(edges: Floats, end: Floats, unit: float) -> Floats:
     vanished = rounded[..., 1:] <= rounded[..., :1]
     # Six decimals: 3 * 0.1 is 0.30000000000000004, which would be written so.
     return np.asarray(np.round(np.where(vanished, cell, rounded), 6), dtype=np.float64)
+
+
+def _not_empty(edges: Floats, end: Floats) -> Floats:
+    """(B, M, 2) edges at least `SHORTEST` apart, within [0, end]: an empty window meets nothing."""
+    start = np.minimum(edges[..., :1], np.maximum(end - SHORTEST, 0.0))
+    return np.concatenate([start, np.maximum(edges[..., 1:], start + SHORTEST)], axis=2).clip(
+        0, end
+    )
 
 
 def _iou(edges: Floats) -> Floats:

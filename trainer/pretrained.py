@@ -6,7 +6,7 @@ from typing import Any
 
 from data_pipeline.encoding import EncoderConfig
 from data_pipeline.errors import InputError
-from data_pipeline.shards import Provenance
+from data_pipeline.shards import IMPORTED, Provenance
 from model.sdst import SDST, SDSTConfig
 from trainer.checkpoints import load_weights
 from trainer.cli import load_config
@@ -42,6 +42,7 @@ class Export:
 
 def encoder_of(features: Provenance) -> EncoderConfig:
     """The encoders that made `features`; paths of weights that no package brings are left open."""
+    default = EncoderConfig()
     return EncoderConfig(
         video=features.video_encoder,
         video_layers=features.video_layers,
@@ -52,18 +53,20 @@ def encoder_of(features: Provenance) -> EncoderConfig:
         clip_length=features.clip_length,
         frames_per_clip=features.frames_per_clip,
         arithmetic="bfloat16" if features.arithmetic == "bfloat16" else "float32",
+        batch=features.batch or default.batch,
+        threads=features.threads or default.threads,
     )
 
 
 def check_encoder(config: Path, here: Provenance, trained: Provenance) -> None:
     """Raise InputError unless the encoder at hand makes the features that were trained on.
 
-    Features that were imported carry no hashes, and those are not compared.
+    Features that were imported tell no hashes and no preprocessing, and those are not compared.
     """
     unknown = {
         name: getattr(here, name)
-        for name in ("video_weights", "text_weights", "tokenizer")
-        if getattr(trained, name) is None
+        for name in ("video_weights", "text_weights", "tokenizer", "preprocessing", "arithmetic")
+        if getattr(trained, name) in (None, IMPORTED)
     }
     differences = here.differences(replace(trained, **unknown))
     if differences:

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ def provenance(config: Config, features: FeatureSet) -> dict[str, str]:
     """What a number of this run measures."""
     return {
         "dataset": config.eval.dataset,
-        "report": str(config.data.report),
+        "report": split_of(config.data.report) if config.data.report else "none",
         "selection": (
-            f"best {' + '.join(config.eval.metric)} on {config.data.selection}"
+            f"best {' + '.join(config.eval.metric)} on {split_of(config.data.selection)}"
             if config.data.selection
             else "last epoch"
         ),
@@ -32,6 +33,18 @@ def provenance(config: Config, features: FeatureSet) -> dict[str, str]:
         "code": code_revision(),
         **{f"features.{key}": value for key, value in features.provenance.summary().items()},
     }
+
+
+@cache
+def split_of(folder: Path) -> str:
+    """`stamp` of the features in a folder."""
+    return stamp(FeatureSet(folder))
+
+
+def stamp(features: FeatureSet) -> str:
+    """Folder and split of features; that it is a test split is not to be overlooked."""
+    split = "THE TEST SPLIT" if features.split == "test" else f"split {features.split}"
+    return f"{features.folder} ({split})"
 
 
 def code_revision() -> str:

@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import av
+import numpy as np
 from av.container import InputContainer
 from PIL import Image
 
 from data_pipeline.errors import InputError
+from data_pipeline.video import VideoFile
 
 KEY_FRAMES_ARE_ENOUGH = (
     20.0  # seconds between pictures; beyond, exact frames cost far more than they tell
@@ -20,22 +22,34 @@ KEY_FRAMES_ARE_ENOUGH = (
 def film_strip(path: Path, duration: float, count: int = 12, height: int = 72) -> list[Image.Image]:
     """`count` pictures, the i-th from the middle of the i-th of `count` equal parts of the video.
 
-    Past the last frame the last picture repeats. Raises InputError if nothing can be decoded.
+    Past the last frame the last picture repeats. Raises InputError for a video that cannot be used.
     """
     strip: list[Image.Image] = []
+    if duration / count > KEY_FRAMES_ARE_ENOUGH:
+        strip = _near_key_frames(path, duration, count, height)
+    if not strip:
+        video = VideoFile(path)
+        size = (max(1, round(video.info.width * height / video.info.height)), height)
+        within = min(duration, video.info.duration)
+        pieces = [*video.clips(duration / count, 1, max(size), 0.0, within)]
+        if len(np.concatenate(pieces)) < count:  # the last picture, for what lies past the end
+            pieces += video.clips(1.0, 1, max(size), max(0.0, within - 1e-3), within)
+        strip = [Image.fromarray(clip[0]).resize(size) for piece in pieces for clip in piece]
+    return strip + strip[-1:] * (count - len(strip))
+
+
+def _near_key_frames(path: Path, duration: float, count: int, height: int) -> list[Image.Image]:
+    """The strip from key frames alone; empty for a file that cannot seek to any."""
+    strip: list[Image.Image] = []
     with _opened(path) as container:
-        stream = container.streams.video[0]
-        if duration / count > KEY_FRAMES_ARE_ENOUGH:
-            stream.codec_context.skip_frame = "NONKEY"
+        container.streams.video[0].codec_context.skip_frame = "NONKEY"
         for i in range(count):
             frame = _frame_at(container, (i + 0.5) * duration / count)
             if frame is not None:
                 strip.append(_upright(frame, height))
             elif strip:
                 strip.append(strip[-1])
-    if not strip:
-        raise InputError(f"{path}: no picture could be decoded; is this a complete video file?")
-    return strip + strip[-1:] * (count - len(strip))
+    return strip
 
 
 @contextmanager

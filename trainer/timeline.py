@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 STRIP_INCHES = 9.6  # width of the film strip in a picture 11 inches wide
 
+DOUBTFUL = 0.1  # a score below which even the best window is drawn pale
+
 # Blue for what the model says, amber for what people said: distinct to colour-blind readers too.
 PREDICTED, TRUE, INK, MUTED, LINE = "#2364aa", "#c77700", "#1c2126", "#5b6570", "#e2e0da"
 
@@ -174,7 +176,8 @@ def _draw_windows(axis: "Axes", timeline: Timeline, shown: int) -> None:
     windows = timeline.windows[:shown]
     axis.set_ylim(max(len(windows), 1) - 0.4, -0.6)
     axis.set_yticks([0], ["windows"])
-    top = max((score for _, _, score in windows), default=1.0) or 1.0
+    # A model that found nothing is not drawn as sure of its best guess.
+    top = max([DOUBTFUL, *(score for _, _, score in windows)])
     for row, (start, end, score) in enumerate(windows):
         strength = 0.25 + 0.75 * max(score, 0.0) / top
         axis.barh(row, end - start, left=start, height=0.66, color=PREDICTED, alpha=strength)

@@ -1,6 +1,7 @@
-"""Tiny videos whose every frame tells its number."""
+"""Tiny videos whose every frame tells its number, and an object store."""
 
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +67,31 @@ def make_video() -> MakeVideo:
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four seconds at ten frames a second, with B-frames and several groups of pictures."""
     return write_video(tmp_path_factory.mktemp("video") / "plain.mp4", g="12", bf="3")
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[str]:
+    """Address of an S3 server; the environment names it, and credentials, to this process."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    address = f"http://{host}:{port}"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": address,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "very-secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            patch.setenv(name, value)
+        yield address
+    server.stop()
+
+
+@pytest.fixture
+def bucket(object_store: str) -> str:
+    """URL of a new bucket."""
+    s3fs = pytest.importorskip("s3fs")
+    name = f"bucket-{uuid.uuid4().hex}"
+    s3fs.S3FileSystem(use_listings_cache=False).mkdir(name)
+    return f"s3://{name}"

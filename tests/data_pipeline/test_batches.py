@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+import torch
 
 from data_pipeline.annotations import Annotation
-from data_pipeline.batches import target_saliency, target_windows
+from data_pipeline.batches import BatchBuffer, target_saliency, target_windows
 
 
 def annotate(*windows, saliency=None):
@@ -21,12 +22,33 @@ def annotate(*windows, saliency=None):
     ],
 )
 def test_windows_are_made_trainable_as_r2_tuning_does(window, edges):
-    [[centre, width]] = target_windows(annotate(window), clips=10, clip_length=2.0).tolist()
+    [[centre, width]] = target_windows(
+        torch.tensor([window], dtype=torch.float64), torch.tensor([10]), torch.tensor([2.0])
+    ).tolist()
     assert (20 * (centre - width / 2), 20 * (centre + width / 2)) == pytest.approx(edges, abs=1e-5)
 
 
 def test_a_row_without_windows_has_no_targets():
-    assert target_windows(annotate(), clips=10, clip_length=2.0).shape == (0, 2)
+    buffer = BatchBuffer(2, clips=10, tokens=1, video_shape=(1, 1), text_shape=(1, 1))
+    for annotation in (annotate(), annotate((2, 6), (8, 10))):
+        buffer.row(10, 1)
+        buffer.add(10, 1, annotation, 2.0, repeated=False)
+    batch = buffer.finish([])
+    assert batch.window_mask.tolist() == [[False, False], [True, True]]
+    assert batch.windows[1].flatten().tolist() == pytest.approx([0.2, 0.2, 0.45, 0.1])
+
+
+def test_padding_is_zero_whatever_the_memory_held():
+    def dirty(shape, dtype):
+        return torch.full(shape, 7, dtype=dtype)
+
+    buffer = BatchBuffer(1, 4, 3, (1, 2), (1, 2), empty=dirty)
+    video, text = buffer.row(clips=2, tokens=1)
+    video[:], text[:] = 1, 2
+    buffer.add(2, 1, annotate((0, 2)), 2.0, repeated=False)
+    batch = buffer.finish([])
+    assert batch.video[0, :, 0, 0].tolist() == [1, 1, 0, 0]
+    assert batch.text[0, :, 0, 0].tolist() == [2, 0, 0]
 
 
 def test_saliency_is_the_annotators_mean_on_the_grid_of_the_features():

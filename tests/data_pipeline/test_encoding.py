@@ -1,8 +1,9 @@
 """Features are the same bytes whatever is encoded beside them, and faults are the user's lines."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,18 +59,41 @@ def test_videos_that_share_batches_get_the_bytes_they_get_alone(
     tmp_path: Path,
 ) -> None:
     other = make_video(tmp_path / "other.mp4", frames=23)
-    broken = tmp_path / "broken.mp4"
-    broken.write_text("no video")
 
-    def pieces(path: Path):
-        yield from encoder.decode(VideoFile(path))
+    def pieces() -> Iterator[tuple[str, Any]]:
+        clips = {
+            name: VideoFile(path).clips(0.5, encoder.frames_per_clip, encoder.image_size)
+            for name, path in {"other": other, "video": video, "again": other}.items()
+        }
+        whole = {name: np.concatenate(list(frames)) for name, frames in clips.items()}
+        yield "other", whole["other"][:1]
+        yield "broken", whole["video"][:2]
+        yield "video", whole["video"][:4]  # takes its turn with the other one
+        yield "broken", InputError("broken")
+        yield "other", whole["other"][1:]
+        yield "other", None
+        yield "again", whole["again"]
+        yield "video", whole["video"][4:]
+        yield "video", None
+        yield "again", None
 
-    paths = [other, broken, video, other]
-    results = list(encoder.encode_clips((path, pieces(path)) for path in paths))
-    assert [key for key, _ in results] == paths
-    assert isinstance(results[1][1], InputError)
-    assert results[2][1].tobytes() == features.features.tobytes()
-    assert results[0][1].tobytes() == results[3][1].tobytes()
+    results = dict(encoder.encode_clips(pieces()))
+    assert set(results) == {"other", "broken", "video", "again"}
+    assert isinstance(results["broken"], InputError)
+    assert results["video"].tobytes() == features.features.tobytes()
+    assert results["other"].tobytes() == results["again"].tobytes()
+
+
+def test_a_clip_gives_the_same_bytes_at_any_place_of_a_batch(encoder: FeatureEncoder) -> None:
+    shape = (encoder.frames_per_clip, encoder.image_size, encoder.image_size, 3)
+    random = np.random.default_rng(0)
+    clip, *others = random.integers(0, 256, (7, 1, *shape), np.uint8)
+    rows = set()
+    for place in range(6):
+        pieces = [*others[:place], clip, *others[place:]]
+        ((_, result),) = encoder.encode_clips([*(("v", piece) for piece in pieces), ("v", None)])
+        rows.add(result[place].tobytes())
+    assert len(rows) == 1
 
 
 def test_surrounding_threads_change_nothing_and_are_left_as_they_were(

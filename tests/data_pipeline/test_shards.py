@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 
 from data_pipeline.annotations import Annotation
 from data_pipeline.errors import InputError
+from data_pipeline.samples import Sample, StoredQuery
 from data_pipeline.shard_writing import Failure, ShardWriter, sample_key, write_manifest
-from data_pipeline.shards import FeatureSet, Provenance, Sample, StoredQuery
+from data_pipeline.shards import FeatureSet, Provenance
+from data_pipeline.storage import Location, Source
 from data_pipeline.verify import verify
+from launch import shards as shards_command
 
 PROVENANCE = Provenance(
     video_encoder="test",
@@ -51,8 +54,8 @@ def sample(vid: str, clips: int = 3, seed: int = 0) -> Sample:
 VIDS = ("Ab.c_1.0", "ab.c_1.0", "x/y " * 40)
 
 
-def write_set(folder: Path, samples: list[list[Sample]]) -> FeatureSet:
-    folder.mkdir(exist_ok=True)
+def write_set(folder: Source, samples: list[list[Sample]]) -> FeatureSet:
+    Location(folder).mkdir()
     indexes = []
     for number, group in enumerate(samples):
         with ShardWriter(folder, f"{number:05d}") as writer:
@@ -69,6 +72,18 @@ def features(tmp_path: Path) -> FeatureSet:
     return write_set(tmp_path / "set", [samples[:2], samples[2:]])
 
 
+def test_a_set_in_an_object_store_has_the_bytes_of_a_local_one_and_verifies(
+    features: FeatureSet, bucket: str
+) -> None:
+    samples = [sample(vid, clips=2 + n, seed=n) for n, vid in enumerate(VIDS)]
+    stored = write_set(f"{bucket}/set", [samples[:2], samples[2:]])
+    for name in ("00000.tar", "00000.json", "00001.tar", "00001.json", "manifest.json"):
+        assert (stored.folder / name).read_bytes() == (features.folder / name).read_bytes()
+    assert np.array_equal(stored.read(2).video, features.read(2).video)
+    assert list(verify(stored.folder)) == []
+    assert shards_command.main(["verify", str(stored.folder)]) == 0
+
+
 def test_samples_come_back_as_they_went_in(features: FeatureSet) -> None:
     assert [entry.shard for entry in features.samples] == [0, 0, 1]
     assert [entry.clips for entry in features.samples] == [2, 3, 4]
@@ -80,9 +95,8 @@ def test_samples_come_back_as_they_went_in(features: FeatureSet) -> None:
         assert np.array_equal(found.text, expected.text)
         assert found.queries == expected.queries
         assert (found.vid, found.duration) == (vid, expected.duration)
-    pair = features.read(0).pair(1)
-    assert pair.text.shape == (4, 2, 4)
-    assert pair.annotation.query == "a cät"
+    assert features.read(0).queries[1].tokens == (3, 7)
+    assert features.read(0).queries[1].annotation.query == "a cät"
     assert (features.video_shape, features.text_shape) == ((2, 5), (2, 4))
     assert features.provenance == PROVENANCE
 
@@ -147,13 +161,23 @@ def test_values_and_lengths_are_verified(tmp_path: Path) -> None:
     assert "sample 'short': 3 clips, its 60.00 s make 30" in faults[1]
 
 
+def test_counts_are_verified(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", [[sample("a")], [sample("a")]]).folder
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest["totals"]["clips"] += 1
+    (folder / "manifest.json").write_bytes(json.dumps(manifest).encode())
+    faults = "\n".join(str(fault) for fault in verify(folder))
+    assert "manifest.json: its total of clips is 7, its shards hold 6" in faults
+    assert "video 'a' is stored 2 times" in faults
+
+
 def test_coverage_of_the_annotations_is_verified(features: FeatureSet, tmp_path: Path) -> None:
     rows = [q.annotation for n in range(3) for q in features.read(n).queries]
     rows.append(Annotation("new", "a bird", "unknown", 10.0))
     rows.append(Annotation("lost", "a bird", "gone", 10.0))
     path = tmp_path / "annotations.jsonl"
     path.write_text("".join(json.dumps(row.to_row()) + "\n" for row in rows[1:]))
-    (features.folder / "failures.jsonl").write_text('{"vid": "gone", "kind": "missing"}\n')
+    (features.folder / "failures.jsonl").write_bytes(b'{"vid": "gone", "kind": "missing"}\n')
     faults = [str(fault) for fault in verify(features.folder, path)]
     assert len(faults) == 2
     assert "qid 'new': video 'unknown' is neither stored nor in failures.jsonl" in faults[0]
@@ -195,5 +219,40 @@ def test_sets_that_do_not_fit_are_refused(features: FeatureSet, tmp_path: Path) 
     with pytest.raises(InputError, match="extract the features of this split first"):
         FeatureSet(tmp_path)
     (features.folder / "00001.json").unlink()
-    with pytest.raises(InputError, match=r"00001\.json: the shard or its index is missing"):
+    with pytest.raises(InputError, match=r"00001\.json: the shard's index is missing"):
         FeatureSet(features.folder)
+    features.path(0).unlink()
+    with pytest.raises(InputError, match=r"00000\.tar: the shard is missing"):
+        FeatureSet(features.folder)
+    with pytest.raises(InputError, match=r"00000\.tar: sample 'Ab.c_1.0': the shard is missing"):
+        features.read(0)
+
+
+def test_a_sample_without_one_of_the_layers_is_refused_when_it_is_written(tmp_path: Path) -> None:
+    fewer = sample("fewer")
+    fewer = Sample(**{**vars(fewer), "video": fewer.video[:, :1]})
+    with ShardWriter(tmp_path, "00000") as writer:
+        writer.add(sample("first"))
+        with pytest.raises(InputError, match=r"video 'fewer' has features .*\[1, 5\]"):
+            writer.add(fewer)
+
+
+def test_an_index_of_other_layers_than_the_manifest_is_refused(tmp_path: Path) -> None:
+    fewer = sample("fewer")
+    fewer = Sample(**{**vars(fewer), "video": fewer.video[:, :1]})
+    with pytest.raises(InputError, match=r"00001\.json: features are .*\[1, 5\]"):
+        write_set(tmp_path / "mixed", [[sample("a")], [fewer]])
+
+
+def test_an_altered_value_is_found_when_it_is_read_and_nan_is_named(features: FeatureSet) -> None:
+    entry = features.samples[1]
+    start, size = entry.members["video.npy"]
+    data = bytearray(features.path(0).read_bytes())
+    data[start + size - 3] ^= 1
+    features.path(0).write_bytes(data)
+    with pytest.raises(InputError, match=r"sample 'ab\.c_1\.0': its video features are not what"):
+        features.read(1)
+    data[start + size - 2 : start + size] = np.float16(np.nan).tobytes()
+    features.path(0).write_bytes(data)
+    with pytest.raises(InputError, match=r"sample 'ab\.c_1\.0': .* values that are not finite"):
+        features.read(1)

@@ -55,7 +55,7 @@ def test_a_run_leaves_everything_that_its_folder_promises(command, tmp_path, cap
     predictions = [json.loads(line) for line in (run / "predictions.jsonl").open()]
     assert len(predictions) == len({row["qid"] for row in predictions}) == 12
     records = [json.loads(line) for line in (run / "metrics.jsonl").open()]
-    assert {record["kind"] for record in records} == {"train", "eval"}
+    assert {r["kind"] for r in records} == {"train", "usage", "system", "eval", "report"}
     assert (run / "model" / "model.safetensors").is_file()
     assert "whole video" in capsys.readouterr().out
 

@@ -3,7 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_pipeline.annotations import Annotation
+from trainer.decode import prediction_row
 from trainer.postprocess import PRESETS, PostprocessConfig, postprocess
+from trainer.submission import submission_faults
 
 
 def iou(a, b):
@@ -155,3 +158,14 @@ def test_shapes_that_do_not_fit_are_refused():
         postprocess(np.zeros((2, 4, 2)), [1.0, 1.0], plain())
     with pytest.raises(ValueError, match=r"1$"):
         postprocess(np.zeros((2, 4, 3)), [1.0], plain())
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("duration", [0.04, 29.9666, 30.0, 480.01164])
+def test_no_shown_window_is_empty_even_when_written_in_milliseconds(preset, duration):
+    edges = [[0, 0], [duration, duration], [duration + 1, duration + 2], [1e-5, 2e-5], [7.3, 7.3]]
+    windows = np.array([[[start, end, 0.5] for start, end in edges]])
+    annotation = Annotation("q", "query", "v", duration)
+    (shown,) = postprocess(windows, [duration], PRESETS[preset])
+    row = prediction_row(annotation, shown, [0.0])
+    assert not list(submission_faults([(1, row)], [annotation], highlights=False))

@@ -1,0 +1,238 @@
+"""How do the bytes of a stored video come here when its turn comes, from a disk or from a store?
+
+On a disk, features are read straight into their place in a batch, by as few calls as there are
+arrays, and checked there. From an object store, whole samples come by one request each, several at
+a time and ahead of their use, through a cache if there is one.
+"""
+
+import os
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from data_pipeline.cache import Cache
+from data_pipeline.errors import InputError
+from data_pipeline.samples import (
+    Half,
+    Sample,
+    SampleEntry,
+    StoredQuery,
+    check_values,
+    npy_header,
+    parse_details,
+    parse_sample,
+)
+from data_pipeline.shards import FeatureSet
+
+OPEN_SHARDS = 128
+"""Tars that a process keeps open; more than the lanes that it reads at a time."""
+
+
+class Visit(Protocol):
+    """A stored video whose queries are being served.
+
+    `read_*` fill an array of exactly the stored shape; they raise Damaged, naming shard and sample,
+    where the bytes are not what was written. `size` is what the visit holds in memory.
+    """
+
+    queries: tuple[StoredQuery, ...]
+    size: int
+
+    def keep_video(self) -> None:
+        """Hold the video's features: they are wanted more than once."""
+
+    def read_video(self, into: Half) -> None:
+        """Fill (L, K, Dv)."""
+
+    def read_text(self, query: int, into: Half) -> None:
+        """Fill (T, K, Dt)."""
+
+
+class Fetcher(Protocol):
+    """Opens visits; raises Damaged like them."""
+
+    def visit(self, index: int) -> Visit:
+        """Begin to serve sample `index` of the set."""
+
+    def close(self) -> None:
+        """Give back what is held open."""
+
+
+class LocalFetcher:
+    """Reads from tars on a disk."""
+
+    def __init__(self, features: FeatureSet) -> None:
+        self._features = features
+        self._open: OrderedDict[int, int] = OrderedDict()
+
+    def visit(self, index: int) -> Visit:
+        """Begin to serve sample `index` of the set."""
+        return _LocalVisit(self, self._features, self._features.samples[index])
+
+    def close(self) -> None:
+        """Close the tars."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def descriptor(self, shard: int) -> int:
+        """The tar of a shard, open for reading."""
+        if shard not in self._open:
+            self._open[shard] = os.open(str(self._features.path(shard)), os.O_RDONLY)
+            if len(self._open) > OPEN_SHARDS:
+                os.close(self._open.popitem(last=False)[1])
+        self._open.move_to_end(shard)
+        return self._open[shard]
+
+
+class _LocalVisit:
+    def __init__(self, fetcher: LocalFetcher, features: FeatureSet, entry: SampleEntry) -> None:
+        self._fetcher, self._features, self._entry = fetcher, features, entry
+        self._video: Half | None = None
+        self.size = 0
+        with features.named(entry):
+            check_finite(entry)
+            place, size = entry.members["json"]
+            data = os.pread(fetcher.descriptor(entry.shard), size, place)
+            _, self.queries = parse_details(data, entry, features.provenance.clip_length)
+
+    def keep_video(self) -> None:
+        video = np.empty((self._entry.clips, *self._features.video_shape), dtype=np.float16)
+        self.read_video(video)
+        self._video, self.size = video, video.nbytes
+
+    def read_video(self, into: Half) -> None:
+        if self._video is not None:
+            into[:] = self._video
+            return
+        with self._features.named(self._entry):
+            self._read("video.npy", (self._entry.clips, *self._features.video_shape), 0, into)
+            check_values("video", into, self._entry.checksums.video)
+
+    def read_text(self, query: int, into: Half) -> None:
+        with self._features.named(self._entry):
+            shape = (sum(self._entry.queries), *self._features.text_shape)
+            start = self.queries[query].tokens[0]
+            self._read("text.npy", shape, start, into)
+            check_values("text", into, self._entry.checksums.text[query])
+
+    def _read(self, member: str, shape: tuple[int, ...], start: int, into: Half) -> None:
+        """Rows of the stored array of `shape`, from row `start` on."""
+        place, size = self._entry.members[member]
+        row = 2 * shape[1] * shape[2]
+        header = len(npy_header(shape))
+        if size != header + shape[0] * row:
+            raise ValueError(f"its {member} is not an array {shape} of float16")
+        descriptor = self._fetcher.descriptor(self._entry.shard)
+        if os.preadv(descriptor, [into.data], place + header + start * row) != into.nbytes:
+            raise ValueError("truncated")
+
+
+class StoreFetcher:
+    """Reads from an object store, `connections` samples at a time, in the order of `upcoming`.
+
+    Bytes are checked before they are cached, and again when they come from the cache: bad ones are
+    asked for anew.
+    """
+
+    def __init__(
+        self,
+        features: FeatureSet,
+        upcoming: Iterable[int],
+        connections: int,
+        cache: Cache | None,
+    ) -> None:
+        self._features, self._cache = features, cache
+        self._upcoming = iter(upcoming)
+        self._threads = ThreadPoolExecutor(connections)
+        self._coming: deque[tuple[int, Future[Sample]]] = deque()
+        for _ in range(connections):
+            self._ask_ahead()
+
+    def visit(self, index: int) -> Visit:
+        """Begin to serve sample `index` of the set."""
+        if self._coming and self._coming[0][0] == index:
+            _, coming = self._coming.popleft()
+            self._ask_ahead()
+            return _StoreVisit(coming.result(), self._features.samples[index].size)
+        return _StoreVisit(self._fetch(index), self._features.samples[index].size)
+
+    def close(self) -> None:
+        """Forget what is under way."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _ask_ahead(self) -> None:
+        index = next(self._upcoming, None)
+        if index is not None:
+            self._coming.append((index, self._threads.submit(self._fetch, index)))
+
+    def _fetch(self, index: int) -> Sample:
+        entry = self._features.samples[index]
+        tar = self._features.path(entry.shard)
+        name = f"{tar} {self._features.shards[entry.shard]['sha256']} {entry.offset}"
+        cached = self._cache.get(name) if self._cache else None
+        if cached is not None and self._cache:
+            try:
+                return self._parse(cached, entry)
+            except InputError:
+                self._cache.drop(name)
+        with self._features.named(entry):
+            data = tar.read_range(entry.offset, entry.size)
+        sample = self._parse(data, entry)
+        if self._cache:
+            self._cache.put(name, data)
+        return sample
+
+    def _parse(self, data: bytes, entry: SampleEntry) -> Sample:
+        features = self._features
+        with features.named(entry):
+            check_finite(entry)
+            return parse_sample(
+                data,
+                entry,
+                features.provenance.clip_length,
+                features.video_shape,
+                features.text_shape,
+            )
+
+
+class _StoreVisit:
+    """A sample that has come whole."""
+
+    def __init__(self, sample: Sample, size: int) -> None:
+        self._sample, self.size = sample, size
+        self.queries = sample.queries
+
+    def keep_video(self) -> None:
+        pass
+
+    def read_video(self, into: Half) -> None:
+        into[:] = self._sample.video
+
+    def read_text(self, query: int, into: Half) -> None:
+        into[:] = self._sample.text[slice(*self.queries[query].tokens)]
+
+
+def check_finite(entry: SampleEntry) -> None:
+    """Raises ValueError for a sample that was written with NaN or infinity."""
+    if not entry.finite:
+        raise ValueError("its features hold values that are not finite")
+
+
+def make_fetcher(
+    features: FeatureSet,
+    upcoming: Iterable[int],
+    connections: int,
+    cache: Path | None,
+    cache_bytes: int,
+) -> Fetcher:
+    """The fetcher for where the features lie. `upcoming` are the samples in order of their visits;
+    a store is asked for them ahead."""
+    if features.folder.local:
+        return LocalFetcher(features)
+    return StoreFetcher(
+        features, upcoming, connections, Cache(cache, cache_bytes) if cache else None
+    )

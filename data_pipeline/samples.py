@@ -1,0 +1,237 @@
+"""What is one stored sample, a video with all its queries, and is it what was written?"""
+
+import io
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.annotations import Annotation
+from data_pipeline.errors import InputError
+
+MEMBERS = ("video.npy", "text.npy", "json")
+
+Half = NDArray[np.float16]
+
+
+class Damaged(InputError):
+    """A stored sample is not what was written; the message names its shard and the sample."""
+
+
+@dataclass(frozen=True)
+class Checksums:
+    """Sums of the stored bytes, see `checksum`: of the video's features, of the text features of
+    each query, and of the JSON member."""
+
+    video: int
+    text: tuple[int, ...]
+    json: int
+
+
+def checksum(data: memoryview | bytes | Half) -> int:
+    """The sum of the bytes' 64-bit little-endian words, the last filled up with zeros, mod 2^64.
+
+    It costs a twentieth of what reading the bytes costs, so that every read can be checked; any one
+    altered word changes it. That a shard is the one of its manifest is for its SHA-256 to say.
+    """
+    raw = np.frombuffer(data, dtype=np.uint8)
+    whole = len(raw) // 8 * 8
+    total = int(np.add.reduce(raw[:whole].view("<u8"), dtype=np.uint64))
+    return (total + int.from_bytes(raw[whole:].tobytes(), "little")) % 2**64
+
+
+@lru_cache(maxsize=4096)
+def npy_header(shape: tuple[int, ...]) -> bytes:
+    """What stands before the values in the .npy of a float16 array."""
+    buffer = io.BytesIO()
+    header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, header)
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class SampleEntry:
+    """A sample's place, from the index: nothing of the tar is read for it.
+
+    `shard` counts the shards of the set, `offset` and `size` are bytes of all its members with
+    their headers, `members` the place of each member's data, `clips` is L, `queries` the number of
+    tokens of each query. `finite` tells that no feature was NaN or infinite when it was written.
+    """
+
+    key: str
+    vid: str
+    shard: int
+    offset: int
+    size: int
+    clips: int
+    queries: tuple[int, ...]
+    members: dict[str, tuple[int, int]]
+    checksums: Checksums
+    finite: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The object in the shard's index."""
+        return {
+            "key": self.key,
+            "vid": self.vid,
+            "offset": self.offset,
+            "bytes": self.size,
+            "clips": self.clips,
+            "queries": list(self.queries),
+            "members": {name: list(place) for name, place in self.members.items()},
+            "checksums": {
+                "video": self.checksums.video,
+                "text": list(self.checksums.text),
+                "json": self.checksums.json,
+            },
+            "finite": self.finite,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any], shard: int) -> "SampleEntry":
+        """Raises KeyError, TypeError or ValueError for an object that is not an entry."""
+        return cls(
+            key=value["key"],
+            vid=value["vid"],
+            shard=shard,
+            offset=int(value["offset"]),
+            size=int(value["bytes"]),
+            clips=int(value["clips"]),
+            queries=tuple(int(tokens) for tokens in value["queries"]),
+            members={name: (int(a), int(b)) for name, (a, b) in value["members"].items()},
+            checksums=Checksums(
+                value["checksums"]["video"],
+                tuple(value["checksums"]["text"]),
+                value["checksums"]["json"],
+            ),
+            finite=value["finite"],
+        )
+
+
+@dataclass(frozen=True)
+class StoredQuery:
+    """A query of a sample and the range of its tokens in the sample's text features."""
+
+    annotation: Annotation
+    tokens: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One video with all its queries: `video` (L, K, Dv), `text` (tokens, K, Dt), read-only.
+
+    `duration` is the video's own, in seconds; that of the annotations stands in the annotations.
+    """
+
+    vid: str
+    duration: float
+    clip_length: float
+    video: Half
+    text: Half
+    queries: tuple[StoredQuery, ...]
+
+    def details(self) -> dict[str, Any]:
+        """The JSON member: all but the features."""
+        return {
+            "vid": self.vid,
+            "duration": self.duration,
+            "clip_length": self.clip_length,
+            "queries": [
+                {
+                    "qid": query.annotation.qid,
+                    "query": query.annotation.query,
+                    "duration": query.annotation.duration,
+                    "tokens": list(query.tokens),
+                    "windows": query.annotation.windows,
+                    "saliency": query.annotation.saliency,
+                }
+                for query in self.queries
+            ],
+        }
+
+
+def _stored_query(vid: str, value: dict[str, Any]) -> StoredQuery:
+    windows, saliency = value["windows"], value["saliency"]
+    annotation = Annotation(
+        qid=value["qid"],
+        query=value["query"],
+        vid=vid,
+        duration=value["duration"],
+        windows=None if windows is None else tuple((start, end) for start, end in windows),
+        saliency=None if saliency is None else {int(k): tuple(v) for k, v in saliency.items()},
+    )
+    return StoredQuery(annotation, (value["tokens"][0], value["tokens"][1]))
+
+
+def parse_details(
+    data: bytes, entry: SampleEntry, clip_length: float
+) -> tuple[float, tuple[StoredQuery, ...]]:
+    """Duration and queries from the JSON member.
+
+    Raises ValueError, KeyError or TypeError for what is not the sample of `entry`.
+    """
+    if checksum(data) != entry.checksums.json:
+        raise ValueError("its json is not what was written")
+    details = json.loads(data)
+    queries = tuple(_stored_query(entry.vid, query) for query in details["queries"])
+    if details["vid"] != entry.vid or details["clip_length"] != clip_length:
+        raise ValueError("is not the sample that the index names")
+    if [query.tokens[1] - query.tokens[0] for query in queries] != list(entry.queries):
+        raise ValueError("has other queries than the index says")
+    return details["duration"], queries
+
+
+def check_header(data: bytes, shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless `data` is the .npy header of a float16 array of this shape."""
+    if data == npy_header(shape):
+        return
+    head = io.BytesIO(data)
+    if np.lib.format.read_magic(head) != (1, 0):
+        raise ValueError("a .npy of an unknown version")
+    found, _, dtype = np.lib.format.read_array_header_1_0(head)
+    raise ValueError(f"an array {found} of {dtype}, expected {shape} of float16")
+
+
+def check_values(name: str, values: memoryview | Half, expected: int) -> None:
+    """Raises ValueError unless the checksum of features is `expected`."""
+    if checksum(values) == expected:
+        return
+    if not np.isfinite(np.frombuffer(values, dtype=np.float16)).all():
+        raise ValueError(f"its {name} features were altered and hold values that are not finite")
+    raise ValueError(f"its {name} features are not what was written")
+
+
+def parse_sample(
+    data: bytes,
+    entry: SampleEntry,
+    clip_length: float,
+    video_shape: tuple[int, int],
+    text_shape: tuple[int, int],
+) -> Sample:
+    """The sample of `entry` from its bytes in the tar; the shapes are (K, Dv) and (K, Dt).
+
+    Arrays are views of `data`. Raises ValueError, KeyError or TypeError for other bytes.
+    """
+    if len(data) != entry.size:
+        raise ValueError("truncated")
+    views = {
+        name: memoryview(data)[place - entry.offset : place - entry.offset + size]
+        for name, (place, size) in entry.members.items()
+    }
+    duration, queries = parse_details(bytes(views["json"]), entry, clip_length)
+    video = _array(views["video.npy"], (entry.clips, *video_shape))
+    text = _array(views["text.npy"], (sum(entry.queries), *text_shape))
+    check_values("video", video, entry.checksums.video)
+    for query, expected in zip(queries, entry.checksums.text, strict=True):
+        check_values("text", text[slice(*query.tokens)], expected)
+    return Sample(entry.vid, duration, clip_length, video, text, queries)
+
+
+def _array(view: memoryview, shape: tuple[int, ...]) -> Half:
+    """The array of a .npy, without a copy and without unpickling."""
+    start = len(npy_header(shape))
+    check_header(bytes(view[:start]), shape)
+    return np.frombuffer(view, dtype=np.float16, offset=start).reshape(shape)

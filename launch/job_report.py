@@ -1,0 +1,169 @@
+"""How does a person follow a job that makes shards, and see at its end what failed?"""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from types import FrameType
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from data_pipeline.errors import InputError
+from data_pipeline.shard_job import JobConfig, Progress, Summary
+from data_pipeline.storage import Location
+from data_pipeline.verify import read_failures
+from trainer.tracking import Tracker, TrackingConfig
+
+EXIT_TOO_MANY_FAILURES = 1
+PLAIN_INTERVAL = 15.0
+"""Seconds between lines where there is no terminal to draw a bar on."""
+
+CAUSES_SHOWN = 5
+
+CONSOLE = Console(soft_wrap=True, highlight=False)
+
+Report = Callable[[Progress], None]
+
+
+def run_job(
+    config: JobConfig, work: Callable[[Report], Summary], tracking: TrackingConfig | None
+) -> int:
+    """Do `work`, showing its progress and its end; status 1 if too many videos failed."""
+    signal.signal(signal.SIGTERM, _stop)
+    display = Display()
+    with _record(config, tracking) as record:
+
+        def report(progress: Progress) -> None:
+            display(progress)
+            record(progress)
+
+        summary = work(report)
+    tell(summary, config)
+    return EXIT_TOO_MANY_FAILURES if summary.failed else 0
+
+
+class Display:
+    """A bar with rates on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar = Bar(
+            TextColumn("Features"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rates]}"),
+            console=CONSOLE,
+        )
+        self._task = self._bar.add_task("Features", total=None, rates="")
+        self._printed = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        finished = progress.done == progress.videos
+        if CONSOLE.is_terminal:
+            self._bar.start()
+            self._bar.update(
+                self._task, total=progress.videos, completed=progress.done, rates=rates(progress)
+            )
+            if finished:
+                self._bar.stop()
+        elif finished or time.monotonic() - self._printed > PLAIN_INTERVAL:
+            self._printed = time.monotonic()
+            CONSOLE.print(f"{progress.done}/{progress.videos} videos {rates(progress)}")
+
+
+def rates(progress: Progress) -> str:
+    """Speed, where the time goes, time left and failures, in one line."""
+    if not progress.done:
+        return "workers are starting"
+    busy = progress.busy
+    total = max(1e-9, busy.decode + busy.encode + busy.write)
+    seconds = max(1e-9, progress.seconds)
+    parts = [
+        f"{progress.done / seconds:.1f} videos/s",
+        f"{progress.clips / seconds:.0f} clips/s",
+        f"decode {busy.decode / total:.0%} encode {busy.encode / total:.0%} "
+        f"write {busy.write / total:.0%}",
+        f"encoders busy {progress.utilisation:.0%}",
+        f"{progress.seconds_left:.0f} s left",
+        f"{progress.failed} failed" if progress.failed else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def tell(summary: Summary, config: JobConfig) -> None:
+    """Print the summary; failures so that they cannot be missed."""
+    CONSOLE.print(
+        f"{config.output}: {summary.stored} of {summary.videos} videos, {summary.queries} queries, "
+        f"{summary.clips} clips, {summary.bytes / 1e6:.1f} MB in {summary.shards} shards "
+        f"({summary.shards_made} made now), {summary.seconds:.1f} s",
+    )
+    if summary.lengths_differ:
+        CONSOLE.print(
+            f"{summary.lengths_differ} videos are longer or shorter than their annotations say",
+            style="yellow",
+        )
+    failed = sum(summary.failures.values())
+    if not failed:
+        return
+    causes = ", ".join(f"{count} {kind}" for kind, count in summary.failures.items())
+    rows = [row["cause"] for row in read_failures(config.output)]
+    lines = [f"{failed} of {summary.videos} VIDEOS FAILED: {causes}", *rows[:CAUSES_SHOWN]]
+    if failed > CAUSES_SHOWN:
+        lines.append(f"… and {failed - CAUSES_SHOWN} more")
+    lines.append(
+        f"Each with its cause: {Location(config.output) / 'failures.jsonl'}; after mending them, "
+        "run the same command with --retry_failed true"
+    )
+    if summary.failed:
+        lines.append(f"More than {config.threshold:.0%}: the job counts as failed (status 1)")
+    style = "bold red" if summary.failed else "red"
+    CONSOLE.rule(style=style)
+    for line in lines:
+        CONSOLE.print(line, style=style, markup=False)
+    CONSOLE.rule(style=style)
+
+
+@contextmanager
+def _record(config: JobConfig, tracking: TrackingConfig | None) -> Iterator[Report]:
+    """Keeps the progress in metrics.jsonl and MLflow, where that is asked for."""
+    if tracking is None:
+        yield lambda _: None
+        return
+    folder = Location(config.output)
+    if folder.local is None:
+        raise InputError("tracking: needs an output folder on a disk")
+    folder.mkdir()
+    name = config.split or folder.name
+    tracker = Tracker(folder.local, tracking, f"features {name}", asdict(config), {})
+    status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
+    try:
+        yield lambda progress: tracker.log("features", progress.done, 0.0, **numbers(progress))
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.close(status)
+
+
+def numbers(progress: Progress) -> dict[str, float]:
+    """What is recorded of a moment of the job."""
+    seconds = max(1e-9, progress.seconds)
+    return {
+        "videos": progress.done,
+        "failed": progress.failed,
+        "videos_per_second": progress.done / seconds,
+        "clips_per_second": progress.clips / seconds,
+        "decode_seconds": progress.busy.decode,
+        "encode_seconds": progress.busy.encode,
+        "write_seconds": progress.busy.write,
+        "encoder_utilisation": progress.utilisation,
+    }
+
+
+def _stop(_: int, __: FrameType | None) -> None:
+    # Unwinding ends Ray and its processes, and removes what is half-written.
+    raise SystemExit(128 + signal.SIGTERM)

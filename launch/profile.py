@@ -1,0 +1,215 @@
+"""Where does the time of a training step go?
+
+    python -m launch.profile --config configs/qvhighlights/sdst.yaml
+
+Runs the trainer's own loop on the experiment's features, or, where they are not there, on random
+batches of `clips` and `tokens`. Prints the share of each phase and the dearest operators, and
+writes a trace for chrome://tracing or ui.perfetto.dev. On a GPU, kernels run behind the process:
+read the phases' GPU column.
+"""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from rich.console import Console
+from rich.table import Table
+from torch.profiler import ProfilerActivity, profile, schedule
+
+from data_pipeline.annotations import Annotation
+from data_pipeline.batches import PairBatch
+from data_pipeline.shards import FeatureSet
+from data_pipeline.stream import PairStream
+from model.losses import Criterion
+from model.sdst import SDST
+from trainer.checkpoints import State
+from trainer.cli import command, parse_config
+from trainer.config import Config
+from trainer.loop import train_epoch
+from trainer.meter import Meter
+from trainer.optimization import make_optimizer
+from trainer.work import flops_per_pair, measure_peak
+
+PHASES = ("data wait", "copy to device", "forward", "losses", "matching", "backward", "optimizer")
+INSIDE = {"matching": "losses"}
+CONSOLE = Console()
+
+
+@dataclass(frozen=True)
+class ProfileConfig(Config):
+    """An experiment's configuration, and how to profile it.
+
+    Attributes:
+        steps: how many steps are profiled, after as many without the profiler
+        clips: length of the videos in random batches
+        tokens: length of the sentences in random batches
+        trace: file to write, in Chrome's trace format
+        operators: how many operators to list
+    """
+
+    steps: int = 5
+    clips: int = 75
+    tokens: int = 20
+    trace: Path = Path("trace.json")
+    operators: int = 12
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.steps, self.clips, self.tokens, self.operators) < 1:
+            raise ValueError("steps, clips, tokens and operators must be at least 1")
+
+
+@command
+def main(args: list[str] | None = None) -> None:
+    """Train for some steps under the profiler and print where they went."""
+    config = parse_config(ProfileConfig, args, __doc__)
+    accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
+    set_seed(config.seed)
+    batches, source, clips, tokens = open_batches(config)
+    CONSOLE.print(
+        f"{config.data.batch_size} pairs a step, {source}, {accelerator.device}, "
+        f"{torch.get_num_threads()} thread(s), {config.precision}"
+    )
+    model = SDST(config.model).to(accelerator.device)
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    peak = measure_peak(accelerator.device, dtype)
+    work = flops_per_pair(config.model, clips, tokens)
+    ends = [time.perf_counter()]
+    steps = config.steps
+    with profile(
+        activities=activities(accelerator.device),
+        # One step begins with lazy initialisation, one more starts the profiler.
+        schedule=schedule(wait=steps + 1, warmup=1, active=steps, repeat=1),
+    ) as profiler:
+
+        def on_step() -> None:
+            ends.append(time.perf_counter())
+            profiler.step()
+
+        train_epoch(
+            model,
+            Criterion(config.loss),
+            make_optimizer(model, config.optim),
+            islice(batches, 2 * steps + 2),
+            accelerator,
+            config,
+            State(),
+            2 * steps + 2,
+            Meter(work, peak),
+            on_step,
+        )
+    undisturbed = (ends[steps + 1] - ends[1]) / steps
+    pairs = config.data.batch_size / undisturbed
+    CONSOLE.print(
+        f"a step without the profiler: {undisturbed:.3f} s, {pairs:.0f} pairs/s, "
+        f"{work / 1e9:.2f} GFLOP a pair, {pairs * work / peak:.0%} of {peak / 1e12:.2f} TFLOP/s"
+    )
+    events = list(profiler.key_averages())
+    CONSOLE.print(phase_table(events, steps))
+    CONSOLE.print(operator_table(events, steps, config.operators))
+    config.trace.parent.mkdir(parents=True, exist_ok=True)
+    profiler.export_chrome_trace(str(config.trace))
+    CONSOLE.print(f"trace: {config.trace}")
+
+
+def open_batches(config: ProfileConfig) -> tuple[Iterable[PairBatch], str, int, int]:
+    """Endless training batches, what they are, and the mean clips and tokens of a pair."""
+    if not (config.data.train / "manifest.json").is_file():
+        source = f"random features ({config.data.train} is not there)"
+        return random_batches(config), source, config.clips, config.tokens
+    stream = PairStream(FeatureSet(config.data.train), config.data, config.seed)
+    pairs = stream.pairs
+    means = round(float(pairs.clips.mean())), round(float(pairs.tokens.mean()))
+    return epochs_of(stream), f"features {config.data.train}", *means
+
+
+def epochs_of(stream: PairStream) -> Iterator[PairBatch]:
+    """Epoch after epoch."""
+    epoch = 0
+    while True:
+        yield from stream.train(epoch)
+        epoch += 1
+
+
+def random_batches(config: ProfileConfig) -> Iterator[PairBatch]:
+    """One batch of noise, served again and again, so that nothing is waited for."""
+    B, L, T = config.data.batch_size, config.clips, config.tokens
+    K = max(layer + 1 if layer >= 0 else -layer for layer in config.model.layers)
+    batch = PairBatch(
+        video=torch.randn(B, L, K, config.model.video_width).half(),
+        video_mask=torch.ones(B, L, dtype=torch.bool),
+        text=torch.randn(B, T, K, config.model.text_width).half(),
+        text_mask=torch.ones(B, T, dtype=torch.bool),
+        windows=torch.tensor([0.5, 0.2]).repeat(B, 1, 1),
+        window_mask=torch.ones(B, 1, dtype=torch.bool),
+        saliency=((torch.arange(L) + 0.5) / L - 0.5).abs().lt(0.1).float().repeat(B, 1),
+        span=torch.full((B,), 2.0 * L),
+        repeated=torch.zeros(B, dtype=torch.bool),
+        annotations=[Annotation(row, "", "random", 2.0 * L, None) for row in range(B)],
+    )
+    while True:
+        yield batch
+
+
+def activities(device: torch.device) -> list[ProfilerActivity]:
+    """What to record on `device`."""
+    cuda = [ProfilerActivity.CUDA] if device.type == "cuda" else []
+    return [ProfilerActivity.CPU, *cuda]
+
+
+def phase_table(events: list[Any], steps: int) -> Table:
+    """Seconds of each phase in a step, as the process and as the GPU saw it."""
+    found = {event.key: event for event in events if event.key in PHASES}
+    whole = sum(event.cpu_time_total for event in events if event.key.startswith("ProfilerStep"))
+    gpu = any(event.device_time_total for event in found.values())
+    table = Table("phase", title=f"a step, mean of {steps} under the profiler", box=None)
+    for column in ("ms", "share", *(["GPU ms"] if gpu else [])):
+        table.add_column(column, justify="right")
+
+    def row(label: str, host: float, device: float) -> None:
+        cells = [f"{host / steps / 1e3:.2f}", f"{host / whole:.1%}"]
+        table.add_row(label, *cells, *([f"{device / steps / 1e3:.2f}"] if gpu else []))
+
+    for name in PHASES:
+        if name in found:
+            label = f"  of which {name}" if name in INSIDE else name
+            row(label, found[name].cpu_time_total, found[name].device_time_total)
+    known = sum(event.cpu_time_total for name, event in found.items() if name not in INSIDE)
+    row("everything else", whole - known, 0.0)
+    row("whole step", whole, 0.0)
+    return table
+
+
+def operator_table(events: list[Any], steps: int, count: int) -> Table:
+    """The dearest operators, by the time spent in themselves."""
+    operators = [event for event in events if not is_annotation(event)]
+    gpu = any(event.self_device_time_total for event in operators)
+
+    def cost(event: Any) -> float:
+        return float(event.self_device_time_total if gpu else event.self_cpu_time_total)
+
+    whole = sum(map(cost, operators))
+    table = Table("operator", title=f"operators, {'GPU' if gpu else 'CPU'} time", box=None)
+    for column in ("ms a step", "share", "calls a step"):
+        table.add_column(column, justify="right")
+    for event in sorted(operators, key=cost, reverse=True)[:count]:
+        own = cost(event)
+        cells = (f"{own / steps / 1e3:.2f}", f"{own / whole:.1%}", f"{event.count / steps:.0f}")
+        table.add_row(event.key, *cells)
+    return table
+
+
+def is_annotation(event: Any) -> bool:
+    """Whether an event is a phase or a step instead of an operator."""
+    return event.key in PHASES or bool(event.is_user_annotation)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

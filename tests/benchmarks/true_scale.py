@@ -1,0 +1,166 @@
+"""Which way of reading the clips finds moments best, on QVHighlights' sentences and windows?
+
+python -m tests.benchmarks.true_scale --annotations ../shared/annotations/qvhighlights
+
+Trains plain cross-attention, deformable cross-attention and RDSA with 1, 2 and 4 recurrence steps
+and several seeds on features that are GENERATED from the annotations (`generated_features`), and
+prints the table beside a linear probe and the paper's figures on the real features. Each cell is
+one ordinary run of the trainer: the last epoch is reported, nothing is selected on the reported
+split. Finished runs are kept; the same command goes on where it stopped.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+
+from rich.console import Console
+from rich.table import Table
+
+from data_pipeline.annotations import read_annotations
+from data_pipeline.shards import FeatureSet
+from tests.benchmarks import linear_probe
+from tests.benchmarks.generated_features import FeatureConfig, generate
+from trainer import main as trainer
+from trainer.cli import command, parse_config
+
+PAPER = {"cross": 42.72, "deformable": 54.27, "rdsa": 55.60}  # val mAP, real features, K = 4
+METRICS = ("mAP", "R1@0.7", "HD-mAP")
+
+
+@dataclass(frozen=True)
+class Command:
+    """Attributes:
+    annotations: folder with highlight_train_release.jsonl and highlight_val_release.jsonl
+    work: folder of the features and the runs
+    train_videos: videos of the training split to use
+    report_videos: videos of the validation split to report on; default: all
+    attention: ways for the queries to read the clips
+    steps: recurrence steps; step i reads the i-th layer from the deepest
+    seeds: of the training; the features are the same for all
+    epochs, batch_size, lr, width, queries: as in the trainer's configuration
+    features: of the generated features
+    """
+
+    annotations: Path
+    work: Path = Path("runs/true_scale")
+    train_videos: int = 2000
+    report_videos: int | None = None
+    attention: tuple[str, ...] = ("cross", "deformable", "rdsa")
+    steps: tuple[int, ...] = (1, 2, 4)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    epochs: int = 8
+    batch_size: int = 32
+    lr: float = 1e-3
+    width: int = 64
+    queries: int = 10
+    features: FeatureConfig = field(
+        default_factory=lambda: FeatureConfig(video_width=32, text_width=32)
+    )
+
+
+@command
+def main(args: Sequence[str] | None = None) -> int:
+    """Make the features, train what is missing, print the table."""
+    settings = parse_config(Command, args, __doc__)
+    train = make_features(settings, "train", settings.train_videos)
+    report = make_features(settings, "val", settings.report_videos)
+    probe = cached_probe(settings, train, report)
+    for seed in settings.seeds:  # outermost: an unfinished table has fewer seeds, not fewer cells
+        for steps in settings.steps:
+            for attention in settings.attention:
+                if status := run(settings, attention, steps, seed):
+                    return status
+    show(settings, probe, train, report)
+    return 0
+
+
+def make_features(settings: Command, split: str, videos: int | None) -> FeatureSet:
+    """The generated features of a split, from an earlier start where they lie."""
+    folder = settings.work / "features" / split
+    if not (folder / "manifest.json").is_file():
+        path = settings.annotations / f"highlight_{split}_release.jsonl"
+        generate(read_annotations(path), folder, split, settings.features, videos)
+    return FeatureSet(folder)
+
+
+def cached_probe(settings: Command, train: FeatureSet, report: FeatureSet) -> dict[str, float]:
+    """The linear probe's metrics."""
+    path = settings.work / "probe.json"
+    if not path.is_file():
+        path.write_text(json.dumps(linear_probe.measure(train, report)))
+    metrics: dict[str, float] = json.loads(path.read_text())
+    return metrics
+
+
+def name(attention: str, steps: int, seed: int) -> str:
+    """Of a run."""
+    return f"{attention}-{steps}-{seed}"
+
+
+def run(settings: Command, attention: str, steps: int, seed: int) -> int:
+    """One training run, unless it is finished; the trainer's exit status."""
+    if (settings.work / name(attention, steps, seed) / "metrics.json").is_file():
+        return 0
+    features = settings.work / "features"
+    flags = {
+        "name": name(attention, steps, seed),
+        "runs": settings.work,
+        "seed": seed,
+        "epochs": settings.epochs,
+        "keep": 1,
+        "data.train": features / "train",
+        "data.report": features / "val",
+        "data.batch_size": settings.batch_size,
+        "model.video_width": settings.features.video_width,
+        "model.text_width": settings.features.text_width,
+        "model.width": settings.width,
+        "model.queries": settings.queries,
+        "model.layers": [-1 - step for step in range(steps)],
+        "model.sparse_attention": attention,
+        "model.input_dropout": 0.1,
+        "loss.weights.saliency": 1.0,
+        "optim.lr": settings.lr,
+        "optim.warmup": 50,
+        "optim.schedule": "cosine",
+        "tracking.mlflow": "false",
+    }
+    return trainer.main([word for key, value in flags.items() for word in (f"--{key}", str(value))])
+
+
+def show(settings: Command, probe: dict[str, float], train: FeatureSet, report: FeatureSet) -> None:
+    """The table: mean and standard deviation over the seeds."""
+    table = Table("reads clips by", "K", *METRICS, "paper's mAP", box=None)
+    table.add_row("linear probe", "4", *(f"{probe[metric]:.2f}" for metric in METRICS), "")
+    for attention in settings.attention:
+        for steps in settings.steps:
+            runs = [
+                json.loads(
+                    (settings.work / name(attention, steps, seed) / "metrics.json").read_text()
+                )
+                for seed in settings.seeds
+            ]
+            cells = [spread([run["metrics"][metric] for run in runs]) for metric in METRICS]
+            paper = f"{PAPER[attention]:.2f}" if steps == 4 and attention in PAPER else ""
+            table.add_row(attention, str(steps), *cells, paper)
+    console = Console(width=100)
+    console.print("[bold]GENERATED features: these figures say nothing about real videos[/bold]")
+    console.print(table)
+    console.print(
+        f"train {train.pairs} pairs, report {report.pairs} pairs of QVHighlights val; "
+        f"{len(settings.seeds)} seeds (mean ± standard deviation), {settings.epochs} epochs, "
+        f"F {settings.width}, M {settings.queries}, inputs {settings.features.video_width} / "
+        f"{settings.features.text_width}, last epoch; paper: real features, F 256",
+        highlight=False,
+    )
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation."""
+    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

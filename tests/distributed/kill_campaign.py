@@ -1,0 +1,223 @@
+"""Does extraction come to the same bytes whatever dies on the way?
+
+    python -m tests.distributed.kill_campaign --disturbances 30 --folder /tmp/campaign
+
+Starts a Ray cluster of three nodes on this machine, makes features undisturbed, then makes them
+again and again while, at random moments, an actor is killed, the driver, or a whole node, all by
+SIGKILL. A killed driver is started again by the same command, a killed node is replaced. After each
+extraction all files are compared with the undisturbed ones, and once more after a run on top, which
+must find nothing to do. Prints a line per disturbance; the status is 0 if no byte differs.
+"""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+
+from tests.data_pipeline.conftest import write_video
+
+ROOT = Path(__file__).resolve().parents[2]
+KINDS = ("encoder", "decoder", "driver", "node")
+CONFIG = """
+encoder:
+  video_layers: [4, 16]
+  video_options: {image_size: 64}
+  text_layers: [5]
+  clip_length: 0.5
+  batch: 4
+sharding:
+  videos: 2
+"""
+
+
+def main(
+    disturbances: int = 30,
+    folder: Path = Path("/tmp/sdst-kill-campaign"),
+    videos: int = 16,
+    longest_wait: float = 20.0,
+    seed: int = 0,
+    limit: float = 3600.0,
+) -> int:
+    """Disturb extractions until enough has been killed.
+
+    Args:
+        disturbances: how often to kill something
+        folder: where inputs and outputs go
+        videos: videos of the set
+        longest_wait: seconds between two disturbances, at most
+        seed: of the moments and victims
+        limit: seconds after which no further extraction is begun
+    """
+    began, rng = time.monotonic(), random.Random(seed)
+    make_inputs(folder, videos)
+    killed: Counter[str] = Counter()
+    differing = 0
+    with Hosts(folder) as hosts:
+        expected = undisturbed(hosts, folder)
+        print(f"undisturbed: {len(expected)} files, {time.monotonic() - began:.0f} s", flush=True)
+        runs = 0
+        while killed.total() < disturbances and time.monotonic() - began < limit:
+            runs += 1
+            output = folder / f"run{runs}"
+            for kind in disturbed(hosts, folder, output, rng, longest_wait):
+                killed[kind] += 1
+                passed = time.monotonic() - began
+                print(f"{passed:6.0f} s, run {runs}: killed {kind} ({killed.total()})", flush=True)
+            finished = hashes(output)
+            again = drive(folder, output, hosts.address).wait()
+            made = json.loads((output / "summary.json").read_text())["shards_made"]
+            same = finished == expected == hashes(output) and again == 0 and made == 0
+            differing += not same
+            print(f"run {runs}: {'the same bytes' if same else 'DIFFERENT BYTES'}", flush=True)
+    kinds = ", ".join(f"{count} {kind}s" for kind, count in killed.items())
+    print(f"{runs} extractions, {killed.total()} kills ({kinds}): {differing} differ")
+    return int(differing > 0 or killed.total() < disturbances)
+
+
+def make_inputs(folder: Path, videos: int) -> None:
+    """annotations.jsonl, extract.yaml and videos/."""
+    (folder / "videos").mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number in range(videos):
+        frames = 20 + 7 * number
+        write_video(folder / "videos" / f"v{number}.mp4", frames=frames)
+        row = {"qid": number, "query": f"thing {number % 5}", "vid": f"v{number}"}
+        rows.append(row | {"duration": frames / 10, "relevant_windows": [[0, 1]]})
+    (folder / "annotations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "extract.yaml").write_text(CONFIG)
+
+
+class Hosts:
+    """A Ray cluster of a head without processors and two nodes of one processor."""
+
+    def __init__(self, folder: Path) -> None:
+        # What the nodes' processes inherit: by it they are told from those of other clusters.
+        os.environ["SDST_CAMPAIGN"] = str(folder)
+        os.environ["PYTHONPATH"] = str(ROOT)
+        # Other programs that look for a running Ray are not to find this one.
+        os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray")
+        os.environ |= {"RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
+        from ray.cluster_utils import Cluster
+
+        health = {"health_check_period_ms": 1000, "health_check_failure_threshold": 10}
+        self._cluster: Any = Cluster()
+        self._add(num_cpus=0, include_dashboard=False, no_monitor=True, _system_config=health)
+        self.address: str = self._cluster.address
+        self._nodes = [self._add(), self._add()]
+
+    def __enter__(self) -> "Hosts":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cluster.shutdown()
+
+    def kill_node(self, rng: random.Random) -> None:
+        """Kill a node with all its processes, and bring up another."""
+        node = self._nodes.pop(rng.randrange(len(self._nodes)))
+        self._cluster.remove_node(node, allow_graceful=False)
+        self._nodes.append(self._add())
+
+    def _add(self, **options: Any) -> Any:
+        options = {
+            "num_cpus": 1,
+            "object_store_memory": 100 * 2**20,
+            "include_log_monitor": False,
+            **options,
+        }
+        for attempt in range(10):
+            try:
+                return self._cluster.add_node(wait=False, **options)
+            except Exception:  # Ray gives a node 30 s to start, too few where much else runs
+                if attempt == 9:
+                    raise
+        raise AssertionError
+
+
+def drive(folder: Path, output: Path, address: str) -> subprocess.Popen[bytes]:
+    """The extraction command, on the cluster."""
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "launch.extract", "--config", str(folder / "extract.yaml")),
+            *("--annotations", str(folder / "annotations.jsonl"), "--split", "train"),
+            *("--videos", str(folder / "videos"), "--output", str(output)),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"RAY_ADDRESS": address},
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def undisturbed(hosts: Hosts, folder: Path) -> dict[str, str]:
+    """Hashes of what an extraction makes when nothing dies."""
+    if drive(folder, folder / "undisturbed", hosts.address).wait():
+        raise RuntimeError("the undisturbed extraction failed")
+    return hashes(folder / "undisturbed")
+
+
+def disturbed(
+    hosts: Hosts, folder: Path, output: Path, rng: random.Random, longest_wait: float
+) -> Iterator[str]:
+    """Make features into `output` and kill on the way; yields what was killed."""
+    driver = drive(folder, output, hosts.address)
+    while True:
+        try:
+            status = driver.wait(rng.uniform(0, longest_wait))
+        except subprocess.TimeoutExpired:
+            kind = rng.choice(KINDS)
+            if kind == "driver":
+                driver.kill()
+                driver.wait()
+                driver = drive(folder, output, hosts.address)
+            elif kind == "node":
+                hosts.kill_node(rng)
+            elif not kill_actor({"encoder": "Extractor", "decoder": "Decoder"}[kind], folder, rng):
+                continue  # none has started yet
+            yield kind
+        else:
+            if status:
+                raise RuntimeError(f"the extraction ended with status {status}")
+            return
+
+
+def kill_actor(kind: str, folder: Path, rng: random.Random) -> bool:
+    """Kill the process of an actor of the campaign's cluster, if there is one."""
+    mark = f"SDST_CAMPAIGN={folder}".encode()
+    actors = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            named = (process / "cmdline").read_bytes().startswith(f"ray::{kind}".encode())
+            if named and mark in (process / "environ").read_bytes().split(b"\0"):
+                actors.append(int(process.name))
+        except OSError:  # it has ended
+            continue
+    if not actors:
+        return False
+    try:
+        os.kill(rng.choice(sorted(actors)), signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def hashes(output: Path) -> dict[str, str]:
+    """SHA-256 of all files that must not depend on how the work went."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(output.iterdir())
+        if path.name not in ("summary.json", ".lock")
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(jsonargparse.auto_cli(main))

@@ -1,0 +1,96 @@
+"""A job's progress is shown and recorded, and what failed stands out at its end."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.shard_job import JobConfig, Progress, Summary
+from data_pipeline.shard_pool import Seconds, VideoDone
+from data_pipeline.shard_writing import Failure
+from launch.job_report import Report, rates, run_job
+from trainer.tracking import TrackingConfig
+
+SUMMARY = Summary(
+    split="train",
+    videos=10,
+    stored=3,
+    failures={"empty": 6, "missing": 1},
+    queries=4,
+    clips=30,
+    bytes=10**6,
+    shards=2,
+    shards_made=2,
+    lengths_differ=0,
+    seconds=9.0,
+    start_seconds=1.0,
+    work_seconds=8.0,
+    workers=2,
+    videos_per_second=1.0,
+    clips_per_second=3.0,
+    decode_seconds=2.0,
+    encode_seconds=6.0,
+    write_seconds=1.0,
+    encoder_utilisation=0.4,
+    failed=True,
+)
+
+
+def progress() -> Progress:
+    """Two videos heard of, one of them twice because its worker died, another failed."""
+    state = Progress(videos=10, workers=2, seconds=4.0)
+    first = VideoDone("a", clips=8, seconds=Seconds(decode=1, encode=4))
+    state.add(first, None)
+    state.add(dataclasses.replace(first, seconds=Seconds(encode=2)), first)
+    state.add(VideoDone("b", failure=Failure("b", "empty", "b.mp4: is empty")), None)
+    return state
+
+
+def test_rates_tell_speed_shares_utilisation_time_left_and_failures() -> None:
+    assert rates(progress()) == (
+        "0.5 videos/s, 2 clips/s, decode 14% encode 86% write 0%, encoders busy 75%, 16 s left, "
+        "1 failed"
+    )
+    assert rates(Progress(videos=10)) == "workers are starting"
+
+
+def run(folder: Path, summary: Summary, tracking: TrackingConfig | None = None) -> int:
+    config = JobConfig(annotations=folder / "rows.jsonl", output=folder / "train")
+
+    def work(report: Report) -> Summary:
+        report(progress())
+        (folder / "train").mkdir(exist_ok=True)
+        rows = [{"vid": f"v{n}", "kind": "empty", "cause": f"v{n}.mp4: is [empty]"} for n in (1, 2)]
+        (folder / "train/failures.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        return summary
+
+    return run_job(config, work, tracking)
+
+
+def test_too_many_failures_give_status_1_and_are_told_with_their_causes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, SUMMARY) == 1
+    printed = capsys.readouterr().out
+    for part in (
+        "7 of 10 VIDEOS FAILED: 6 empty, 1 missing",
+        "v1.mp4: is [empty]",
+        "… and 2 more",
+        "failures.jsonl",
+        "--retry_failed true",
+        "More than 5%: the job counts as failed (status 1)",
+    ):
+        assert part in printed
+    fine = dataclasses.replace(SUMMARY, failures={}, stored=10, failed=False)
+    assert run(tmp_path, fine) == 0
+    assert "FAILED" not in capsys.readouterr().out
+
+
+def test_progress_is_recorded_where_that_is_asked_for(tmp_path: Path) -> None:
+    run(tmp_path, SUMMARY)
+    assert not (tmp_path / "train/metrics.jsonl").exists()
+    run(tmp_path, SUMMARY, TrackingConfig(mlflow=False))
+    (line,) = (tmp_path / "train/metrics.jsonl").read_text().splitlines()
+    record = json.loads(line)
+    assert (record["kind"], record["videos"], record["videos_per_second"]) == ("features", 2, 0.5)
