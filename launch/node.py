@@ -11,9 +11,8 @@ whether to start again; here it is the status of the first process that failed, 
 import os
 import signal
 import sys
-from argparse import Namespace
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from data_pipeline.errors import InputError
 from trainer.cli import EXIT_INTERRUPTED, command
@@ -33,7 +32,7 @@ def main(args: list[str] | None = None) -> int:
     options = launch_command_parser().parse_args(words)
     if options.config_file is None and not options.use_deepspeed:
         if options.num_processes == 1:
-            become(options)
+            become([options.training_script, *options.training_script_args])
         options.multi_gpu = True  # several processes; on CPUs, too, there is no other launcher
     try:
         launch_command(options)
@@ -78,12 +77,9 @@ def _number(environment: Mapping[str, str], name: str, default: int) -> int:
     return int(value)
 
 
-def become(options: Namespace) -> None:
+def become(words: list[str]) -> NoReturn:
     """Turn this process into the only one of the training, so that signals reach it directly."""
-    from accelerate.utils.launch import prepare_simple_launcher_cmd_env
-
-    words, environment = prepare_simple_launcher_cmd_env(options)
-    os.execvpe(words[0], words, environment)
+    os.execv(sys.executable, [sys.executable, *words])
 
 
 def status(error: Any) -> int:
