@@ -3,11 +3,11 @@
     python tests/kubernetes/run_in_containers.py --image localhost/sdst:0.1.0-cpu --work DIR \\
         undisturbed preempted killed cut
 
-DIR/data holds the features, as `launch.quickstart --data DIR/data` makes them. A node is a container
-in a network namespace of its own; a bridge joins them. Command, environment, mounts, user and
-security context are those of the rendered `dev` overlay; PET_* variables are given as the Kubeflow
-Trainer gives them; which end of a node restarts the training is read from the manifest's policies.
-Needs root, podman, runc, iproute2 and kubectl.
+DIR/data holds the features, as `launch.quickstart --data DIR/data` makes them. A node is a
+container in a network namespace of its own; a bridge joins them. Command, environment, mounts, user
+and security context are those of the rendered `dev` overlay; PET_* variables are given as the
+Kubeflow Trainer gives them; which end of a node restarts the training is read from the manifest's
+policies. Needs root, podman, runc, iproute2 and kubectl.
 """
 
 import argparse
