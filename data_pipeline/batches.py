@@ -61,6 +61,16 @@ class PairBatch:
         """The batch on `device`; features stay in half precision on the way."""
         return self.map_tensors(lambda tensor: tensor.to(device, non_blocking=True))
 
+    def split(self, parts: int) -> list["PairBatch"]:
+        """The batch in `parts` parts of equally many rows, in order."""
+        rows = len(self) // parts
+
+        def cut(start: int) -> "PairBatch":
+            part = self.map_tensors(lambda tensor: tensor[start : start + rows])
+            return dataclasses.replace(part, annotations=self.annotations[start : start + rows])
+
+        return [cut(start) for start in range(0, len(self), rows)]
+
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by name."""
         return {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}

@@ -36,7 +36,7 @@ class Visit(Protocol):
     """A stored video whose queries are being served.
 
     `read_*` fill an array of exactly the stored shape; they raise Damaged, naming shard and sample,
-    where the bytes are not what was written. `size` is what the visit holds in memory.
+    where the bytes are not what was written. `size` is the memory that a kept visit takes.
     """
 
     queries: tuple[StoredQuery, ...]
@@ -92,24 +92,27 @@ class _LocalVisit:
     def __init__(self, fetcher: LocalFetcher, features: FeatureSet, entry: SampleEntry) -> None:
         self._fetcher, self._features, self._entry = fetcher, features, entry
         self._video: Half | None = None
-        self.size = 0
+        self._shape = (entry.clips, *features.video_shape)
+        self.size = 2 * entry.clips * features.video_shape[0] * features.video_shape[1]
         with features.named(entry):
             check_finite(entry)
             place, size = entry.members["json"]
             data = os.pread(fetcher.descriptor(entry.shard), size, place)
+            if len(data) != size:
+                raise ValueError("truncated")
             _, self.queries = parse_details(data, entry, features.provenance.clip_length)
 
     def keep_video(self) -> None:
-        video = np.empty((self._entry.clips, *self._features.video_shape), dtype=np.float16)
+        video = np.empty(self._shape, dtype=np.float16)
         self.read_video(video)
-        self._video, self.size = video, video.nbytes
+        self._video = video
 
     def read_video(self, into: Half) -> None:
         if self._video is not None:
             into[:] = self._video
             return
         with self._features.named(self._entry):
-            self._read("video.npy", (self._entry.clips, *self._features.video_shape), 0, into)
+            self._read("video.npy", self._shape, 0, into)
             check_values("video", into, self._entry.checksums.video)
 
     def read_text(self, query: int, into: Half) -> None:

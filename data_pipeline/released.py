@@ -6,10 +6,12 @@ R2-Tuning: `<vid>.npy` (L, K, patches, Dv) with the CLS token first; `<qid>.npy`
 In both the last layer is the deepest, as in our shards.
 """
 
+import io
 import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.errors import InputError
-from data_pipeline.samples import Half
+from data_pipeline.samples import Half, is_finite
 
 VIDEO_KEYS = ("visual_feats_interm_pooled", "visual_feats_pooled")
 TEXT_KEYS = ("text_feats",)
@@ -88,26 +90,45 @@ def read_text(path: Path) -> Half:
 def _read(path: Path, keys: Sequence[str]) -> NDArray[Any]:
     """The array of a .npy, or the one of a .npz under one of `keys`; never unpickles."""
     try:
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return content
-        with content as archive:
+        if path.suffix == ".npy":
+            array: NDArray[Any] = np.load(path, allow_pickle=False)
+            return array
+        with zipfile.ZipFile(path) as archive:
+            found = [name.removesuffix(".npy") for name in archive.namelist()]
             for key in keys:
-                if key in archive:
-                    array = archive[key]
-                    if not isinstance(array, np.ndarray):
-                        raise ValueError(f"{key} is no array")
-                    return array
-            found = ", ".join(archive) or "nothing"
+                if key in found:
+                    return _parse(archive.read(f"{key}.npy"))
     except DAMAGE as error:
         cause = str(error).partition("\n")[0] or type(error).__name__
         raise FeatureFileError(
             f"{path}: not a complete feature file ({cause}); fetch it again", "unreadable"
         ) from error
     raise FeatureFileError(
-        f"{path}: holds {found} and not {' or '.join(keys)}; is it a released feature file?",
+        f"{path}: holds {', '.join(found) or 'nothing'} and not {' or '.join(keys)}; is it a "
+        "released feature file?",
         "other contents",
     )
+
+
+def _parse(data: bytes) -> NDArray[Any]:
+    """The array of a .npy in memory, as `np.load` gives it without pickles, in half the time."""
+    version = np.lib.format.read_magic(io.BytesIO(data[:8]))
+    start = 10 + int.from_bytes(data[8:10], "little")
+    if version != (1, 0):
+        start = 12 + int.from_bytes(data[8:12], "little")
+    shape, fortran, dtype = _layout(data[:start], version)
+    if dtype.hasobject:
+        raise ValueError("holds objects, which are not unpickled")
+    return np.frombuffer(data, dtype, offset=start).reshape(shape, order="F" if fortran else "C")
+
+
+@lru_cache(maxsize=4096)
+def _layout(header: bytes, version: tuple[int, int]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, order and type: thousands of files have the same few headers."""
+    stream = io.BytesIO(header[8:])
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(stream)
+    return np.lib.format.read_array_header_2_0(stream)
 
 
 def _half(path: Path, array: NDArray[Any], axes: str) -> Half:
@@ -119,7 +140,6 @@ def _half(path: Path, array: NDArray[Any], axes: str) -> Half:
         )
     with np.errstate(over="ignore"):
         half = np.ascontiguousarray(array, dtype=np.float16)
-    # Infinities and NaN have all exponent bits set; as integers this is ten times as fast.
-    if ((half.view(np.uint16) & 0x7C00) == 0x7C00).any():
+    if not is_finite(half):
         raise FeatureFileError(f"{path}: holds values that float16 cannot hold", "not finite")
     return half

@@ -37,10 +37,20 @@ def checksum(data: memoryview | bytes | Half) -> int:
     It costs a twentieth of what reading the bytes costs, so that every read can be checked; any one
     altered word changes it. That a shard is the one of its manifest is for its SHA-256 to say.
     """
-    raw = np.frombuffer(data, dtype=np.uint8)
-    whole = len(raw) // 8 * 8
-    total = int(np.add.reduce(raw[:whole].view("<u8"), dtype=np.uint64))
-    return (total + int.from_bytes(raw[whole:].tobytes(), "little")) % 2**64
+    raw = np.frombuffer(data, np.uint8)
+    whole = raw.size // 8 * 8
+    total = int(raw[:whole].view("<u8").sum())
+    if whole < raw.size:
+        total += int.from_bytes(raw[whole:].tobytes(), "little")
+    return total % 2**64
+
+
+def is_finite(array: Half) -> bool:
+    """Whether no value is infinite or NaN: those have all exponent bits set.
+
+    As integers that is told several times as fast as by `np.isfinite`.
+    """
+    return bool(((array.view(np.uint16) & 0x7C00) != 0x7C00).all())
 
 
 @lru_cache(maxsize=4096)

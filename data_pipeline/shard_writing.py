@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import io
 import json
 import tarfile
 from collections.abc import Iterable, Sequence
@@ -12,7 +11,16 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.errors import InputError
-from data_pipeline.samples import MEMBERS, Checksums, Half, Sample, SampleEntry, checksum
+from data_pipeline.samples import (
+    MEMBERS,
+    Checksums,
+    Half,
+    Sample,
+    SampleEntry,
+    checksum,
+    is_finite,
+    npy_header,
+)
 from data_pipeline.shards import FORMAT, Provenance
 from data_pipeline.storage import Location, Source
 
@@ -96,7 +104,7 @@ class ShardWriter:
                     text=tuple(checksum(part) for part in texts),
                     json=checksum(data["json"]),
                 ),
-                finite=bool(np.isfinite(sample.video).all() and np.isfinite(sample.text).all()),
+                finite=is_finite(sample.video) and is_finite(sample.text),
             )
         )
 
@@ -133,9 +141,7 @@ class ShardWriter:
 
 
 def _npy(array: Half) -> bytes:
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0))
-    return buffer.getvalue()
+    return npy_header(array.shape) + np.ascontiguousarray(array).tobytes()
 
 
 def to_json(value: Any) -> str:

@@ -157,17 +157,19 @@ class FeatureSet:
     @contextmanager
     def named(self, entry: SampleEntry) -> Iterator[None]:
         """Turn the faults of a sample's bytes into Damaged, which names shard and sample."""
-        where = f"{self.path(entry.shard)}: sample {entry.vid!r}"
         try:
             yield
         except (NotFound, FileNotFoundError) as error:
-            raise Damaged(f"{where}: the shard is missing; {REMAKE}") from error
+            raise self._damaged(entry, "the shard is missing") from error
         except InputError:  # named already, or of the store and not of the sample
             raise
         except OSError as error:
-            raise Damaged(f"{where}: cannot be read: {error.strerror}; {REMAKE}") from error
+            raise self._damaged(entry, f"cannot be read: {error.strerror}") from error
         except (KeyError, TypeError, ValueError) as error:
-            raise Damaged(f"{where}: {error}; {REMAKE}") from error
+            raise self._damaged(entry, str(error)) from error
+
+    def _damaged(self, entry: SampleEntry, fault: str) -> Damaged:
+        return Damaged(f"{self.path(entry.shard)}: sample {entry.vid!r}: {fault}; {REMAKE}")
 
     def path(self, shard: int) -> Location:
         """The tar of a shard."""

@@ -36,9 +36,9 @@ def verify(folder: Source, annotations: str | Path | None = None) -> Iterator[Fa
     features = FeatureSet(folder)
     for number, shard in enumerate(features.shards):
         path = features.path(number)
-        found = path.sha256()
-        if found != shard["sha256"]:
-            yield Fault(str(path), f"SHA-256 is {found}, the manifest has {shard['sha256']}")
+        digest = path.sha256()
+        if digest != shard["sha256"]:
+            yield Fault(str(path), f"SHA-256 is {digest}, the manifest has {shard['sha256']}")
     stored: dict[int | str, Annotation] = {}
     for index, entry in enumerate(features.samples):
         where = f"{features.path(entry.shard)}: sample {entry.vid!r}"
@@ -53,14 +53,14 @@ def verify(folder: Source, annotations: str | Path | None = None) -> Iterator[Fa
             if qid in stored:
                 yield Fault(where, f"qid {qid!r} is stored twice")
             stored[qid] = query.annotation
-    found = {
+    counts = {
         "videos": len(features.samples),
         "queries": features.pairs,
         "clips": sum(entry.clips for entry in features.samples),
         "bytes": sum(shard["bytes"] for shard in features.shards),
     }
     manifest = str(features.folder / "manifest.json")
-    for name, number in found.items():
+    for name, number in counts.items():
         total = features.manifest["totals"][name]
         if total != number:
             yield Fault(manifest, f"its total of {name} is {total}, its shards hold {number}")

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from rich.console import Console
 from rich.table import Table
@@ -26,6 +25,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 from data_pipeline.annotations import Annotation
 from data_pipeline.batches import PairBatch
 from data_pipeline.shards import FeatureSet
+from data_pipeline.storage import Location
 from data_pipeline.stream import PairStream
 from model.losses import Criterion
 from model.sdst import SDST
@@ -35,6 +35,9 @@ from trainer.config import Config
 from trainer.loop import train_epoch
 from trainer.meter import Meter
 from trainer.optimization import make_optimizer
+from trainer.preemption import StopSignals
+from trainer.processes import join
+from trainer.sharding import Learner
 from trainer.work import flops_per_pair, measure_peak
 
 PHASES = ("data wait", "copy to device", "forward", "losses", "matching", "backward", "optimizer")
@@ -70,14 +73,15 @@ class ProfileConfig(Config):
 def main(args: list[str] | None = None) -> None:
     """Train for some steps under the profiler and print where they went."""
     config = parse_config(ProfileConfig, args, __doc__)
-    accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
+    accelerator = join(config)
     set_seed(config.seed)
     batches, source, clips, tokens = open_batches(config)
     CONSOLE.print(
         f"{config.data.batch_size} pairs a step, {source}, {accelerator.device}, "
         f"{torch.get_num_threads()} thread(s), {config.precision}"
     )
-    model = SDST(config.model).to(accelerator.device)
+    model = SDST(config.model)
+    learner = Learner(accelerator, model, make_optimizer(model, config.optim))
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     peak = measure_peak(accelerator.device, dtype)
     work = flops_per_pair(config.model, clips, tokens)
@@ -94,11 +98,11 @@ def main(args: list[str] | None = None) -> None:
             profiler.step()
 
         train_epoch(
-            model,
+            learner,
             Criterion(config.loss),
-            make_optimizer(model, config.optim),
             islice(batches, 2 * steps + 2),
             accelerator,
+            StopSignals(accelerator, config.grace, workers=False),  # not entered: Ctrl-C interrupts
             config,
             State(),
             2 * steps + 2,
@@ -121,7 +125,7 @@ def main(args: list[str] | None = None) -> None:
 
 def open_batches(config: ProfileConfig) -> tuple[Iterable[PairBatch], str, int, int]:
     """Endless training batches, what they are, and the mean clips and tokens of a pair."""
-    if not (config.data.train / "manifest.json").is_file():
+    if not (Location(config.data.train) / "manifest.json").is_file():
         source = f"random features ({config.data.train} is not there)"
         return random_batches(config), source, config.clips, config.tokens
     stream = PairStream(FeatureSet(config.data.train), config.data, config.seed)

@@ -1,5 +1,6 @@
-"""Feature sets made in a moment, for every test that reads shards."""
+"""Feature sets made in a moment, for every test that reads shards; empty MLflow stores."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,3 +88,25 @@ def build_feature_set(
 @pytest.fixture(scope="session")
 def make_features() -> Callable[..., FeatureSet]:
     return build_feature_set
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """A file with MLflow's tables: making them takes longer than any test that uses them."""
+    import mlflow
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store(empty_store, tmp_path, monkeypatch):
+    """A client of an empty store of this test's own, which MLFLOW_TRACKING_URI names."""
+    import mlflow
+
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.chdir(tmp_path)  # where MLflow puts the files of an sqlite store
+    return mlflow.MlflowClient(uri)

@@ -42,10 +42,11 @@ def line_chart(
     x_low, x_high = min(0.0, min(xs)), max(xs)
     lows = [low for _, bins in drawn for *_, low, _ in bins]
     highs = [high for _, bins in drawn for *_, high in bins]
-    y_low, y_high = y_range or _rounded(min(lows), max(highs))
+    y_low, y_high = y_range or rounded(min(lows), max(highs))
     named = len(drawn) > 1
     width, height = size
-    left, right, top, bottom = 44, (76 if named else 14), 12, 40
+    longest = max(len(name) for name, _ in drawn)
+    left, right, top, bottom = 44, (max(76, 20 + 7 * longest) if named else 14), 12, 40
     x_scale = (width - left - right) / ((x_high - x_low) or 1.0)
     y_scale = (height - top - bottom) / ((y_high - y_low) or 1.0)
 
@@ -61,13 +62,13 @@ def line_chart(
         out.append(f'<path class="grid" d="M{left} {y:.1f}H{width - right}"/>')
         out.append(
             f'<text class="tick" x="{left - 7}" y="{y + 4:.1f}" text-anchor="end">'
-            f"{_short(value)}</text>"
+            f"{short(value)}</text>"
         )
     for value in ticks(x_low, x_high, (width - left - right) // 55):
         x, _ = at(value, 0)
         out.append(
             f'<text class="tick" x="{x:.1f}" y="{height - bottom + 17}" text-anchor="middle">'
-            f"{_short(value)}</text>"
+            f"{short(value)}</text>"
         )
     centre_x, centre_y = (left + width - right) / 2, (top + height - bottom) / 2
     out.append(
@@ -76,7 +77,7 @@ def line_chart(
         f'<text class="axis" transform="translate(11 {centre_y:.0f}) rotate(-90)" '
         f'text-anchor="middle">{escape(y_label)}</text>'
     )
-    label_heights = _apart(
+    label_heights = apart(
         [at(*bins[-1][:2])[1] for _, bins in drawn], gap=13, low=top, high=height - bottom
     )
     for index, (name, bins) in enumerate(drawn):
@@ -111,7 +112,7 @@ def _binned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float, f
     return bins
 
 
-def _rounded(low: float, high: float) -> tuple[float, float]:
+def rounded(low: float, high: float) -> tuple[float, float]:
     """A range that begins and ends on a tick; from 0 unless that would flatten the line."""
     if 0 <= low < 0.6 * high:
         low = 0.0
@@ -122,7 +123,7 @@ def _rounded(low: float, high: float) -> tuple[float, float]:
     return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
 
 
-def _apart(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+def apart(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """The heights, moved as little as keeps labels `gap` apart and within [low, high]."""
     order = sorted(range(len(heights)), key=lambda i: heights[i])
     moved = list(heights)
@@ -136,8 +137,10 @@ def _apart(heights: Sequence[float], gap: float, low: float, high: float) -> lis
     return moved
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """20000 -> '20k', 0.0004 -> '4e-4': tick labels that fit beside a small chart."""
+    if abs(value) >= 1_000_000:
+        return f"{value / 1_000_000:g}M"
     if abs(value) >= 10_000:
         return f"{value / 1000:g}k"
     if 0 < abs(value) < 0.005:

@@ -2,14 +2,22 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import yaml
 
 from data_pipeline.stream import DataConfig
 from model.losses import LossConfig
 from model.sdst import SDSTConfig
+from trainer.checkpoints import CheckpointConfig
 from trainer.optimization import OptimConfig
 from trainer.postprocess import PostprocessConfig
 from trainer.tracking import TrackingConfig
+
+# May change when a run goes on: how it is carried out, not what comes of it.
+CARRIED_OUT = (
+    "resume", "processes", "timeout", "grace", "checkpoints", "data.workers", "data.prefetch",
+)  # fmt: skip
 
 SELECTION_METRICS = ("mAP", "R1@0.5", "R1@0.7", "mIoU", "HD-mAP", "HIT@1")
 
@@ -54,9 +62,16 @@ class Config:
         seed: of initialisation, order, dropout and sampling
         epochs: passes over the training split
         precision: of the forward pass; boxes, losses and softmaxes stay in fp32
-        keep: newest checkpoints kept beside the best
         videos: folder of the videos, for the pictures in the report; none for a report without
         compile: run the model through torch.compile
+        deterministic: let torch refuse kernels whose results differ from run to run; on one kind
+            of machine the same command then gives the same bits
+        resume: "auto" goes on from the run's newest whole checkpoint, if there is one; "never"
+            refuses to touch a run that has one; a path is a checkpoint to begin from
+        processes: processes that must take part; none for any number
+        timeout: seconds that a process waits for another one before it takes it for lost
+        grace: seconds from SIGTERM within which a step must end and be saved; keep it below
+            what the launcher waits (TORCH_ELASTIC_SHUTDOWN_TIMEOUT, 30 s)
     """
 
     name: str = "sdst"
@@ -64,9 +79,14 @@ class Config:
     seed: int = 0
     epochs: int = 30
     precision: Literal["fp32", "bf16"] = "fp32"
-    keep: int = 2
     videos: Path | None = None
     compile: bool = False
+    deterministic: bool = False
+    resume: str = "auto"
+    processes: int | None = None
+    timeout: float = 600.0
+    grace: float = 25.0
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: SDSTConfig = field(default_factory=SDSTConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -77,8 +97,8 @@ class Config:
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise ValueError(f"name {self.name!r} must be a plain folder name")
-        if self.epochs < 1 or self.keep < 1:
-            raise ValueError("epochs and keep must be at least 1")
+        if self.epochs < 1 or self.timeout <= 0 or self.grace <= 0:
+            raise ValueError("epochs must be at least 1, timeout and grace positive")
         if self.eval.patience and not self.data.selection:
             raise ValueError("eval.patience needs a split to evaluate on; set data.selection")
 
@@ -86,3 +106,12 @@ class Config:
     def folder(self) -> Path:
         """Where this run keeps everything."""
         return self.runs / self.name
+
+
+def experiment(resolved: str) -> dict[str, Any]:
+    """What decides a run's result, from the YAML of its configuration: all but `CARRIED_OUT`."""
+    values: dict[str, Any] = yaml.safe_load(resolved)
+    for name in CARRIED_OUT:
+        section, _, key = name.rpartition(".")
+        (values[section] if section else values).pop(key, None)
+    return values

@@ -22,8 +22,9 @@ from model.sdst import SDST, SDSTConfig
 from trainer import baselines, checkpoints
 from trainer.cli import load_config
 from trainer.config import Config
-from trainer.evaluation import Rows, predict_split, score, write_predictions
+from trainer.evaluation import Rows, predict_split, score, withheld, write_predictions
 from trainer.pretrained import CONFIG, WEIGHTS, Export, find_model
+from trainer.processes import join
 from trainer.results import code_revision, print_result, stamp, write_result
 from trainer.splits import open_split
 from trainer.submission import MEMBERS, submission_faults, write_submission
@@ -68,10 +69,11 @@ def evaluation_request(
 
 def evaluate_checkpoint(config: Config, request: EvaluationRequest, console: Console) -> None:
     """Score the model on the selection and the report split; every rank calls it."""
-    accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
+    accelerator = join(config)
     weights, export = find_weights(request.checkpoint)
-    if export is not None:
-        check_same_model(weights.parent / CONFIG, export.model, config.model)
+    path = weights.parent / CONFIG
+    trained = export.model if export else load_config(Config, path).model
+    check_same_model(path, trained, config.model)
     splits = open_splits(config, accelerator, export)
     members = {name: MEMBERS[name] for name in splits if name in MEMBERS}
     submits = request.dump and config.eval.dataset == "qvhighlights"
@@ -189,7 +191,7 @@ def _score(
     console: Console,
 ) -> None:
     """Write and show the scores; a split whose ground truth is withheld has none."""
-    if not any(a.windows or a.saliency for a in annotations):
+    if withheld(annotations):
         console.print(f"{origin['split']}: {len(rows)} queries, ground truth withheld: no scores")
         return
     whole = baselines.whole_video(annotations)

@@ -33,7 +33,7 @@ def predict_split(
     """
     was_training = model.training
     model.eval()
-    rows: list[tuple[int, dict[str, object], Annotation]] = []
+    rows: list[tuple[tuple[int, int], dict[str, object], Annotation]] = []
     for index, batch in enumerate(batches):
         batch = batch.to(accelerator.device)
         with accelerator.autocast():
@@ -46,9 +46,10 @@ def predict_split(
         for row, annotation in enumerate(batch.annotations):
             if not batch.repeated[row]:
                 scores = highlight_scores(decoded.saliency[row], clip_length, annotation.duration)
-                rows.append((index, prediction_row(annotation, windows[row], scores), annotation))
+                place = (index, row * accelerator.num_processes + accelerator.process_index)
+                rows.append((place, prediction_row(annotation, windows[row], scores), annotation))
     model.train(was_training)
-    # Rank r holds every W-th row of each global batch; a stable sort by batch is order enough.
+    # Row i of rank r of W is row r + W i of the global batch.
     gathered = sorted(gather_object(rows), key=lambda row: row[0])
     return [row for _, row, _ in gathered], [annotation for _, _, annotation in gathered]
 
@@ -58,6 +59,11 @@ def score(
 ) -> Evaluation:
     """The metrics of a data set's convention on prediction rows."""
     return evaluate(rows, annotations, dataset=dataset)
+
+
+def withheld(annotations: Sequence[Annotation]) -> bool:
+    """Whether a split has no ground truth, as test splits are released."""
+    return not any(annotation.windows or annotation.saliency for annotation in annotations)
 
 
 def selection_value(summary: Mapping[str, float], metrics: Sequence[str]) -> float:

@@ -19,8 +19,11 @@ from torch import Tensor
 from data_pipeline.encoding import FeatureEncoder, VideoFeatures
 from data_pipeline.errors import InputError
 from model.sdst import SDST
+from trainer import checkpoints
+from trainer.cli import dump_config
 from trainer.decode import decode
 from trainer.long_video import Stretch, merge_saliency, merge_windows, stretch_starts
+from trainer.model_card import CARD, model_card
 from trainer.postprocess import postprocess
 from trainer.pretrained import CONFIG, Export, check_encoder, find_model, load_pretrained
 from trainer.timeline import Timeline
@@ -64,10 +67,20 @@ class Grounding:
         }
 
 
-class Grounder:
-    """A trained model with the encoders that its features came from."""
+def read_card(folder: Path, export: Export) -> str:
+    """The card in a model's folder, or else one made from the run that the folder lies in."""
+    if (folder / CARD).is_file():
+        return (folder / CARD).read_text(encoding="utf-8")
+    return model_card(folder.resolve().parent.name, export, folder.parent)
 
-    def __init__(self, model: SDST, encoder: FeatureEncoder, export: Export, device: str) -> None:
+
+class Grounder:
+    """A trained model with the encoders that its features came from, and its card."""
+
+    def __init__(
+        self, model: SDST, encoder: FeatureEncoder, export: Export, device: str, card: str = ""
+    ) -> None:
+        self.card = card
         self.model = model.to(device).eval()
         self.encoder = encoder
         self.export = export
@@ -91,7 +104,21 @@ class Grounder:
             raise InputError(f"device {device!r} cannot be used here ({reason})") from error
         encoder = FeatureEncoder(replace(export.encoder, device=device))
         check_encoder(folder / CONFIG, encoder.provenance, export.features)
-        return cls(model, encoder, export, device)
+        return cls(model, encoder, export, device, read_card(folder, export))
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write weights, configuration and card, for `from_pretrained` here or elsewhere.
+
+        The encoders' weights stay where they are; a configuration that names files of them must be
+        pointed to the same weights on another machine.
+        """
+        checkpoints.export(Path(folder), self.model, dump_config(self.export))
+        temporary = Path(folder) / f".{CARD}.tmp"
+        temporary.write_text(
+            self.card or model_card(Path(folder).resolve().name, self.export, None)
+        )
+        temporary.replace(Path(folder) / CARD)
+        return Path(folder)
 
     def encode(
         self, video: str | Path, start: float = 0.0, end: float | None = None

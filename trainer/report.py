@@ -1,19 +1,16 @@
 """One self-contained page per run: what was measured, how training went, what the model finds."""
 
-import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
-from data_pipeline.annotations import Annotation, iter_rows
-from data_pipeline.errors import InputError
+from data_pipeline.annotations import Annotation
 from trainer.charts import Series, line_chart
 from trainer.examples import Pair, draw_example, evenly_spaced, pair_up
-from trainer.timeline import clock
+from trainer.pages import write_page
+from trainer.run_files import Records, is_number, points, read_records, read_result
 
 HEADLINES = {
     "R1@0.5": "the first window overlaps a true one by at least 50 %",
@@ -46,20 +43,13 @@ def write_report(
     where training records, predictions, saliency or a video file are missing, the page says so in
     their place. Raises InputError for a folder that is not a finished run.
     """
-    result = _read_result(run_folder / "metrics.json")
-    records = _read_records(run_folder / "metrics.jsonl")
+    result = read_result(run_folder / "metrics.json")
+    records = read_records(run_folder / "metrics.jsonl")
     pairs = pair_up(run_folder / "predictions.jsonl", annotations)
     config = run_folder / "config.yaml"
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("trainer"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["clock"] = clock
-    environment.filters["signed"] = lambda value: f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
-    page = environment.get_template("report.html").render(
+    return write_page(
+        "report.html",
+        run_folder / output,
         name=run_folder.resolve().name,
         headlines=_headlines(result),
         table=_table(result),
@@ -74,46 +64,9 @@ def write_report(
         provenance=_flatten(result["provenance"]),
         config=config.read_text(encoding="utf-8") if config.is_file() else None,
     )
-    path = run_folder / output
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
-    return path
-
-
-# The run's files
-
-
-def _read_result(path: Path) -> dict[str, Any]:
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); finish or evaluate the run"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); evaluate the run again") from error
-    if not isinstance(result, dict) or not isinstance(result.get("metrics"), dict):
-        raise InputError(f"{path}: holds no 'metrics'; evaluate the run again")
-    return {"baselines": {}, "provenance": {}} | result
-
-
-def _read_records(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Training and evaluation records by step; of a step that a resumed run repeated the later."""
-    latest: dict[str, dict[int, dict[str, Any]]] = {"train": {}, "eval": {}}
-    if path.is_file():
-        for _, record in iter_rows(path):
-            if isinstance(record, dict) and record.get("kind") in latest:
-                steps, step = latest[record["kind"]], int(record.get("step", 0))
-                steps[step] = steps.get(step, {}) | record
-    return {kind: [by_step[step] for step in sorted(by_step)] for kind, by_step in latest.items()}
 
 
 # Numbers
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _headlines(result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -125,21 +78,23 @@ def _headlines(result: dict[str, Any]) -> list[dict[str, Any]]:
             "baselines": [
                 (baseline, numbers[name])
                 for baseline, numbers in result["baselines"].items()
-                if _number(numbers.get(name))
+                if is_number(numbers.get(name))
             ],
         }
         for name, meaning in HEADLINES.items()
-        if _number(result["metrics"].get(name))
+        if is_number(result["metrics"].get(name))
     ]
 
 
 def _table(result: dict[str, Any]) -> list[tuple[str, list[float | None]]]:
     """(metric, [this run, each baseline]); headline numbers first, then as the run has them."""
-    metrics = {name: value for name, value in result["metrics"].items() if _number(value)}
+    metrics = {name: value for name, value in result["metrics"].items() if is_number(value)}
     names = [name for name in HEADLINES if name in metrics]
     names += [name for name in metrics if name not in HEADLINES]
     columns = [metrics, *result["baselines"].values()]
-    return [(name, [c[name] if _number(c.get(name)) else None for c in columns]) for name in names]
+    return [
+        (name, [c[name] if is_number(c.get(name)) else None for c in columns]) for name in names
+    ]
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -159,18 +114,14 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 # Curves
 
 
-def _series(records: list[dict[str, Any]], name: str, key: str, x: str) -> Series:
-    return Series(
-        name, [(r[x], r[key]) for r in records if _number(r.get(x)) and _number(r.get(key))]
-    )
-
-
-def _training_charts(records: dict[str, list[dict[str, Any]]]) -> list[tuple[str, Markup]]:
-    metrics = [_series(records["eval"], name, name, "epoch") for name in HEADLINES]
+def _training_charts(records: Records) -> list[tuple[str, Markup]]:
+    metrics = [Series(name, points(records["eval"], name, "epoch")) for name in HEADLINES]
     charts = [
         (
             "Loss",
-            line_chart("Loss", "step", "loss", [_series(records["train"], "loss", "loss", "step")]),
+            line_chart(
+                "Loss", "step", "loss", [Series("loss", points(records["train"], "loss", "step"))]
+            ),
         ),
         (
             "Validation metrics",
@@ -180,13 +131,13 @@ def _training_charts(records: dict[str, list[dict[str, Any]]]) -> list[tuple[str
     return [(title, chart) for title, chart in charts if chart]
 
 
-def _pieces(records: dict[str, list[dict[str, Any]]]) -> list[tuple[str, Markup]]:
+def _pieces(records: Records) -> list[tuple[str, Markup]]:
     """A small chart for everything else that training logged: parts of the loss, rates, norms."""
     keys = dict.fromkeys(key for record in records["train"] for key in record if key not in PLACE)
     pieces = []
     for key in keys:
         name = key.replace("_", " ")
-        series = [_series(records["train"], name, key, "step")]
+        series = [Series(name, points(records["train"], key, "step"))]
         pieces.append((name, line_chart(name, "step", "", series, size=(280, 170))))
     return [(name, chart) for name, chart in pieces if chart]
 
@@ -196,12 +147,12 @@ def _spread_chart(pairs: Sequence[Pair]) -> Markup:
     if len(pairs) < 2:
         return Markup("")
     share = 100 / (len(pairs) - 1)
-    points = [(rank * share, pair.iou) for rank, pair in enumerate(pairs)]
+    overlaps = [(rank * share, pair.iou) for rank, pair in enumerate(pairs)]
     return line_chart(
         "Overlap of the first window with the truth, all queries from best to worst",
         "share of queries, %",
         "IoU of the first window",
-        [Series("IoU", points)],
+        [Series("IoU", overlaps)],
         y_range=(0, 1),
         marks=[(rank * share, pair.iou) for rank, pair in evenly_spaced(pairs, EXAMPLES)],
         size=(400, 220),

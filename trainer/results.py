@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from data_pipeline.annotations import Annotation, write_annotations
 from data_pipeline.shards import FeatureSet
 from model.sdst import SDST
 from trainer import checkpoints
 from trainer.cli import dump_config
 from trainer.config import Config
+from trainer.metrics import Evaluation
+from trainer.metrics.storage import write_evaluation
 from trainer.pretrained import Export, encoder_of
 from trainer.report import HEADLINES
 
@@ -83,6 +87,20 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
     temporary = folder / ".metrics.json.tmp"
     temporary.write_text(json.dumps(result, indent=2))
     temporary.replace(folder / "metrics.json")
+
+
+def trainable_parameters(model: SDST) -> int:
+    """How many numbers training may change."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def write_queries(folder: Path, annotations: Sequence[Annotation], evaluation: Evaluation) -> None:
+    """Write what every query asked for and scored, so that runs can be compared without the data.
+
+    annotations.jsonl is the ground truth of the report split, per_query.json the run's figures.
+    """
+    write_annotations(folder / "annotations.jsonl", annotations)
+    write_evaluation(folder / "per_query.json", evaluation)
 
 
 def print_result(result: dict[str, Any], console: Console) -> None:

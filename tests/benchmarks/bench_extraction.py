@@ -1,6 +1,6 @@
 """How near is extraction to the best that its work allows, and is its memory flat?
 
-    python -m tests.benchmarks.bench_extraction speed --videos data/quickstart/videos --count 100
+    python -m tests.benchmarks.bench_extraction speed data/quickstart/videos --count 100
     python -m tests.benchmarks.bench_extraction memory
 
 `speed`: processor seconds of decoding the videos alone plus those of encoding them alone, divided

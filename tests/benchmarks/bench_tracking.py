@@ -51,11 +51,12 @@ class Server:
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # 8 idle processes
             start_new_session=True,
         )
 
     def wait(self) -> None:
-        for _ in range(240):
+        for _ in range(1200):
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return
             time.sleep(0.5)
@@ -157,7 +158,6 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="bench_tracking"))
     build_feature_set(folder / "train", videos=16, queries=8)
     server = Server(folder)
-    server.wait()
     proxies = {"silent": Proxy(server.port, None), "2 s late": Proxy(server.port, 2.0)}
     direct = f"http://127.0.0.1:{server.port}"
     addresses = {
@@ -171,6 +171,7 @@ def main() -> None:
         "MLflow                 steps/s    end, s  training records at the end, then after a send"
     )
     try:
+        server.wait()
         for case in options.cases:
             uri = addresses.get(case)
             if case == "restarted":

@@ -33,8 +33,10 @@ from data_pipeline.annotations import Annotation, read_annotations
 from data_pipeline.batches import target_saliency
 from data_pipeline.encoding import package_version
 from data_pipeline.plan import PlannedVideo, ShardingConfig, plan_shards
-from data_pipeline.shard_writing import ShardWriter, remove_temporary, sha256_of, write_manifest
-from data_pipeline.shards import FeatureSet, Provenance, Sample, StoredQuery
+from data_pipeline.samples import Sample, StoredQuery
+from data_pipeline.shard_writing import ShardWriter, write_manifest
+from data_pipeline.shards import FeatureSet, Provenance
+from data_pipeline.storage import Location, remove_temporary
 from data_pipeline.video import clip_count
 from trainer.cli import command, parse_config
 
@@ -117,7 +119,7 @@ def main(args: Sequence[str] | None = None) -> None:
         settings.features,
         settings.videos,
         settings.sharding,
-        {"name": settings.annotations.name, "sha256": sha256_of(settings.annotations)},
+        {"name": settings.annotations.name, "sha256": Location(settings.annotations).sha256()},
     )
     totals = features.manifest["totals"]
     print(
@@ -137,7 +139,7 @@ def generate(
 ) -> FeatureSet:
     """Write the features of `videos` of the annotated videos as the shards of a split."""
     folder.mkdir(parents=True, exist_ok=True)
-    remove_temporary(folder)
+    remove_temporary(Location(folder))
     world = World(config, [annotation.query for annotation in annotations])
     left = len(annotations) if videos is None else videos
     indexes = []

@@ -20,9 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from data_pipeline.annotations import read_annotations
+from data_pipeline.errors import InputError
 from data_pipeline.shards import FeatureSet
 from tests.benchmarks import linear_probe
-from tests.benchmarks.generated_features import FeatureConfig, generate
+from tests.benchmarks.generated_features import FeatureConfig, generate, provenance
 from trainer import main as trainer
 from trainer.cli import command, parse_config
 
@@ -51,9 +52,9 @@ class Command:
     attention: tuple[str, ...] = ("cross", "deformable", "rdsa")
     steps: tuple[int, ...] = (1, 2, 4)
     seeds: tuple[int, ...] = (0, 1, 2)
-    epochs: int = 8
+    epochs: int = 12
     batch_size: int = 32
-    lr: float = 1e-3
+    lr: float = 3e-3
     width: int = 64
     queries: int = 10
     features: FeatureConfig = field(
@@ -83,7 +84,15 @@ def make_features(settings: Command, split: str, videos: int | None) -> FeatureS
     if not (folder / "manifest.json").is_file():
         path = settings.annotations / f"highlight_{split}_release.jsonl"
         generate(read_annotations(path), folder, split, settings.features, videos)
-    return FeatureSet(folder)
+    found = FeatureSet(folder)
+    differences = found.provenance.differences(provenance(settings.features))
+    if videos is not None and videos != len(found.samples):
+        differences.append(f"{len(found.samples)} videos, not {videos}")
+    if differences:
+        raise InputError(
+            f"{folder}: holds other features ({differences[0]}); choose another --work"
+        )
+    return found
 
 
 def cached_probe(settings: Command, train: FeatureSet, report: FeatureSet) -> dict[str, float]:
@@ -101,9 +110,7 @@ def name(attention: str, steps: int, seed: int) -> str:
 
 
 def run(settings: Command, attention: str, steps: int, seed: int) -> int:
-    """One training run, unless it is finished; the trainer's exit status."""
-    if (settings.work / name(attention, steps, seed) / "metrics.json").is_file():
-        return 0
+    """One training run, which the trainer leaves alone if it is finished; its exit status."""
     features = settings.work / "features"
     flags = {
         "name": name(attention, steps, seed),
@@ -122,6 +129,7 @@ def run(settings: Command, attention: str, steps: int, seed: int) -> int:
         "model.sparse_attention": attention,
         "model.input_dropout": 0.1,
         "loss.weights.saliency": 1.0,
+        "loss.weights.alignment_batch": 1.0,
         "optim.lr": settings.lr,
         "optim.warmup": 50,
         "optim.schedule": "cosine",

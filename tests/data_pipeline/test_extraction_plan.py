@@ -4,6 +4,7 @@ from pathlib import Path
 
 from data_pipeline.annotations import Annotation
 from data_pipeline.plan import ShardingConfig, find_video, plan_shards
+from data_pipeline.storage import Location
 
 
 def rows(count: int, duration: float = 20.0) -> list[Annotation]:
@@ -40,5 +41,5 @@ def test_long_videos_fill_a_shard_sooner() -> None:
 
 def test_a_video_is_found_by_its_id(tmp_path: Path) -> None:
     (tmp_path / "a.b_0.0_9.0.mkv").touch()
-    assert find_video(tmp_path, "a.b_0.0_9.0") == tmp_path / "a.b_0.0_9.0.mkv"
+    assert find_video(tmp_path, "a.b_0.0_9.0") == Location(tmp_path) / "a.b_0.0_9.0.mkv"
     assert find_video(tmp_path, "a") is None

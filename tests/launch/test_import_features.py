@@ -63,9 +63,9 @@ def test_released_features_become_a_whole_set_and_missing_videos_are_reported(
     sample = next(s for s in map(features.read, range(4)) if s.vid == "Video.1_0.0_20.0")
     stored = np.load(released / "vid_feats" / f"{sample.vid}.npz")["visual_feats_interm_pooled"]
     assert np.array_equal(sample.video, stored)
-    pair = sample.pair(1)
-    text = np.load(released / "txt_feats" / f"{pair.annotation.qid}.npz")["text_feats"]
-    assert np.array_equal(pair.text, text.transpose(1, 0, 2))
+    query = sample.queries[1]
+    text = np.load(released / "txt_feats" / f"{query.annotation.qid}.npz")["text_feats"]
+    assert np.array_equal(sample.text[slice(*query.tokens)], text.transpose(1, 0, 2))
     before = (released / "features/train/00000.tar").stat().st_mtime_ns
     assert import_features.main(arguments(released, "--threshold", "0.5")) == 0
     assert (released / "features/train/00000.tar").stat().st_mtime_ns == before

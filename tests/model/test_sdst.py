@@ -93,6 +93,25 @@ def test_every_parameter_learns(small_model, inputs, attention, layers):
             assert parameter.grad.abs().sum() > 0, name
 
 
+@pytest.mark.parametrize("supervise", ["all", "last"])
+@pytest.mark.parametrize("layers", [1, 2, 3, 4, 5])
+def test_one_to_five_layers_predict_after_each_step_and_all_of_them_learn(
+    small_model, inputs, layers, supervise
+):
+    batch = inputs([8, 6], [3, 5], layers=layers)
+    model = small_model(layers=tuple(range(-1, -1 - layers, -1)))
+    prediction = model(*batch)
+    assert prediction.spans.shape == (layers, 2, 6, 2)
+    assert prediction.clips.shape == (layers, 2, 8, 32)
+    windows, mask = torch.tensor([[[0.5, 0.4]], [[0.3, 0.2]]]), torch.ones(2, 1, dtype=torch.bool)
+    total, _ = Criterion(LossConfig(supervise=supervise))(
+        prediction, windows, mask, torch.rand(2, 8), batch.video_mask
+    )
+    total.backward()
+    assert len(model.dense.gates) == layers - 1
+    assert all(gate != 0 for gate in (model.dense.gates.grad if layers > 1 else []))
+
+
 @torch.no_grad()
 def test_a_repeated_layer_is_the_same_as_equal_layers(small_model, inputs):
     once = inputs([7, 5], [3, 4], layers=1)

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from data_pipeline.annotations import Annotation, write_annotations
+from data_pipeline.samples import StoredQuery
 from data_pipeline.shard_writing import ShardWriter, write_manifest
-from data_pipeline.shards import FeatureSet, StoredQuery
+from data_pipeline.shards import FeatureSet
 from launch.evaluate import main as evaluate
 from model.sdst import SDST, SDSTConfig
 from trainer.checkpoints import export

@@ -35,9 +35,9 @@ def annotations():
 @pytest.mark.parametrize("name", FILES)
 def test_published_settings_are_read_and_name_their_features(name):
     config = load_config(Config, ROOT / "configs" / name / "sdst.yaml")
-    assert config.data.train == Path("features") / name / "train"
+    assert config.data.train == f"features/{name}/train"
     assert config.eval.dataset == name
-    assert config.data.selection != Path("features") / name / "test"
+    assert config.data.selection != f"features/{name}/test"
 
 
 @pytest.mark.slow

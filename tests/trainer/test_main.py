@@ -2,47 +2,10 @@ import json
 
 import pytest
 
+from data_pipeline.annotations import read_annotations
 from trainer import checkpoints
 from trainer.main import main
-
-
-@pytest.fixture(scope="module")
-def data(make_features, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("features")
-    for seed, split in enumerate(("train", "dev", "val")):
-        make_features(folder / split, videos=16 if split == "train" else 4, seed=seed)
-    return folder
-
-
-@pytest.fixture
-def command(data, tmp_path):
-    """The flags of a run that takes seconds."""
-    flags = {
-        "runs": tmp_path / "runs",
-        "name": "tiny",
-        "epochs": 2,
-        "data.train": data / "train",
-        "data.selection": data / "dev",
-        "data.report": data / "val",
-        "data.batch_size": 8,
-        "data.order.lanes": 8,
-        "model.video_width": 12,
-        "model.text_width": 10,
-        "model.layers": "[-1, -2]",
-        "model.width": 32,
-        "model.heads": 4,
-        "model.queries": 5,
-        "model.input_dropout": 0.1,
-        "optim.lr": 0.002,
-        "optim.warmup": 5,
-        "tracking.every": 2,
-        "tracking.mlflow": "false",
-    }
-
-    def build(**changes):
-        return [f"--{key}={value}" for key, value in {**flags, **changes}.items()]
-
-    return build
+from trainer.metrics.storage import read_evaluation
 
 
 def test_a_run_leaves_everything_that_its_folder_promises(command, tmp_path, capsys):
@@ -54,8 +17,12 @@ def test_a_run_leaves_everything_that_its_folder_promises(command, tmp_path, cap
     assert result["provenance"]["selection"].startswith("best")
     predictions = [json.loads(line) for line in (run / "predictions.jsonl").open()]
     assert len(predictions) == len({row["qid"] for row in predictions}) == 12
+    kept = read_evaluation(run / "per_query.json")
+    assert kept.summary == result["metrics"]
+    assert {row.qid for row in read_annotations(run / "annotations.jsonl")} == set(kept.qids)
     records = [json.loads(line) for line in (run / "metrics.jsonl").open()]
-    assert {r["kind"] for r in records} == {"train", "usage", "system", "eval", "report"}
+    kinds = {"train", "usage", "system", "eval", "report", "checkpoint"}
+    assert {record["kind"] for record in records} == kinds
     assert (run / "model" / "model.safetensors").is_file()
     assert "whole video" in capsys.readouterr().out
 
@@ -64,15 +31,15 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_weights_of_an_undisturbed_
     command, tmp_path, monkeypatch
 ):
     assert main(command(name="whole")) == 0
-    original = checkpoints.save
+    with monkeypatch.context() as patch:
 
-    def interrupted(*arguments):
-        original(*arguments)
-        raise KeyboardInterrupt
+        def interrupted(*arguments):
+            original(*arguments)
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoints, "save", interrupted)
-    assert main(command(name="broken")) == 130
-    monkeypatch.setattr(checkpoints, "save", original)
+        original = checkpoints.Checkpoints.save
+        patch.setattr(checkpoints.Checkpoints, "save", interrupted)
+        assert main(command(name="broken")) == 130
     assert main(command(name="broken")) == 0
     weights = [
         (tmp_path / "runs" / name / "model" / "model.safetensors").read_bytes()

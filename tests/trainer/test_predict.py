@@ -1,5 +1,6 @@
 """Prediction is the model that was trained, on videos of any length, or one clear line."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from data_pipeline.annotations import Annotation
 from data_pipeline.encoding import VideoFeatures
 from data_pipeline.errors import InputError
 from data_pipeline.shards import Provenance
@@ -16,6 +18,9 @@ from trainer import predict
 from trainer.checkpoints import export
 from trainer.cli import dump_config
 from trainer.decode import decode
+from trainer.metrics import evaluate
+from trainer.metrics.bootstrap import intervals
+from trainer.metrics.storage import write_evaluation
 from trainer.postprocess import postprocess
 from trainer.predict import Grounder
 from trainer.pretrained import Export, encoder_of
@@ -204,3 +209,38 @@ def test_imported_features_without_hashes_are_not_compared_by_hash(run: Path) ->
 def test_device_that_is_not_there_is_an_input_error(run: Path) -> None:
     with pytest.raises(InputError, match="device 'abacus' cannot be used here"):
         Grounder.from_pretrained(run, "abacus")
+
+
+def test_a_saved_model_comes_back_and_predicts_the_same(run: Path, tmp_path: Path) -> None:
+    first = Grounder.from_pretrained(run, "cpu")
+    second = Grounder.from_pretrained(first.save_pretrained(tmp_path / "copy"), "cpu")
+    assert second.export == first.export
+    assert second.card == first.card
+    mine, theirs = (each.predict("90.mp4", "a dog")[0] for each in (first, second))
+    assert mine.windows == theirs.windows
+    assert np.array_equal(mine.saliency, theirs.saliency)
+
+
+def test_the_card_has_the_scores_of_the_run_with_intervals_and_its_limits(run: Path) -> None:
+    annotations = [Annotation(i, "a dog", f"v{i}", 20.0, ((2.0, 8.0),)) for i in range(20)]
+    rows = [{"qid": i, "pred_relevant_windows": [[2.0, 8.0 + i, 0.9]]} for i in range(20)]
+    evaluation = evaluate(rows, annotations)
+    write_evaluation(run / "per_query.json", evaluation)
+    result = {
+        "metrics": evaluation.summary,
+        "baselines": {"random": {"R1@0.5": 12.5}},
+        "provenance": {"report": "val", "code": "abc"},
+        "trainable_parameters": 1234,
+    }
+    (run / "metrics.json").write_text(json.dumps(result))
+    card = Grounder.from_pretrained(run, "cpu").card
+    low, high = intervals(evaluation)["R1@0.5"]
+    assert f"| R1@0.5 | 35.00 | {low:.2f} to {high:.2f} | 12.50 |" in card
+    assert "- report: val" in card
+    assert "1,234 parameters" in card
+    assert f"more than {CLIPS} clips" in card
+    assert card.startswith("---\nlicense: apache-2.0\n")
+
+
+def test_a_model_that_was_never_scored_says_so(run: Path) -> None:
+    assert "No scores were kept" in Grounder.from_pretrained(run, "cpu").card

@@ -46,7 +46,7 @@ def intervals(evaluation: Evaluation, seed: int = 0) -> dict[str, Interval]:
     """The interval of every figure of the summary."""
     names = list(evaluation.per_query)
     draws = _resampled_means([evaluation.per_query[name] for name in names], evaluation, seed)
-    return {name: _interval(column) for name, column in zip(names, draws.T, strict=True)}
+    return {name: interval(column) for name, column in zip(names, draws.T, strict=True)}
 
 
 def differences(first: Evaluation, second: Evaluation, seed: int = 0) -> dict[str, Difference]:
@@ -63,12 +63,24 @@ def differences(first: Evaluation, second: Evaluation, seed: int = 0) -> dict[st
     gaps = draws[:, : len(names)] - draws[:, len(names) :]
     values = exact[: len(names)] - exact[len(names) :]
     return {
-        name: Difference(round(float(100 * value), 2), _interval(gap))
+        name: Difference(round(float(100 * value), 2), interval(gap))
         for name, value, gap in zip(names, values, gaps.T, strict=True)
     }
 
 
-def _interval(draws: Floats) -> Interval:
+def resample(evaluations: Sequence[Evaluation], names: Sequence[str], seed: int = 0) -> Floats:
+    """(RESAMPLES, E, N): the figures `names` of E evaluations, all on the same resampled videos.
+
+    Any number of runs costs one pass, and whatever is computed from a row of the result (a mean
+    over runs, a difference) is paired. The evaluations must be of the same queries, in one order.
+    """
+    columns = [each.per_query[name] for each in evaluations for name in names]
+    draws = _resampled_means(columns, evaluations[0], seed)
+    return draws.reshape(RESAMPLES, len(evaluations), len(names))
+
+
+def interval(draws: Floats) -> Interval:
+    """The central LEVEL of resampled figures (RESAMPLES,), which are fractions."""
     tail = (1 - LEVEL) / 2
     low, high = np.nanquantile(draws, [tail, 1 - tail])
     return Interval(round(float(100 * low), 2), round(float(100 * high), 2))

@@ -1,0 +1,140 @@
+"""Ranks as processes of their own, and small runs for them."""
+
+import json
+import multiprocessing
+import os
+import re
+import socket
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.distributed.program import rank_main
+
+os.environ["DS_ACCELERATOR"] = "cpu"  # read when DeepSpeed is imported, by the server of the ranks
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def flags(make_features, tmp_path_factory):
+    """The flags of a run of 24 steps without dropout, whose draws depend on the number of ranks."""
+    folder = tmp_path_factory.mktemp("features")
+    for seed, split in enumerate(("train", "dev", "val")):
+        make_features(folder / split, videos=16 if split == "train" else 4, seed=seed)
+    values = {
+        "epochs": 4,
+        "data.train": folder / "train",
+        "data.selection": folder / "dev",
+        "data.report": folder / "val",
+        "data.batch_size": 8,
+        "data.order.lanes": 8,
+        "model.video_width": 12,
+        "model.text_width": 10,
+        "model.layers": "[-1, -2]",
+        "model.width": 32,
+        "model.heads": 4,
+        "model.queries": 5,
+        "model.input_dropout": 0.0,
+        "model.dropout": 0.0,
+        "optim.lr": 0.001,
+        "optim.warmup": 5,
+        "optim.averaging": 0.99,
+        "eval.every": 4,
+        "tracking.every": 1,
+        "tracking.mlflow": "false",
+        "timeout": 60,
+    }
+
+    def build(**changes):
+        return [f"--{key}={value}" for key, value in {**values, **changes}.items()]
+
+    return build
+
+
+class Ranks:
+    """Runs `program.py` on several ranks at once.
+
+    They are forked from a server that has imported everything, so that each begins at once.
+    """
+
+    def __init__(self, folder):
+        self.folder, self.started = folder, []
+        self._server = multiprocessing.get_context("forkserver")
+        self._server.set_forkserver_preload(["deepspeed", "tests.distributed.program"])
+
+    def start(self, flags, world=1, zero=None, **environment):
+        """Start the ranks of one run: (process, file of its output) each; `zero` is a stage."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        environment |= {"OMP_NUM_THREADS": "1"}
+        if zero:
+            environment |= {
+                "ACCELERATE_USE_DEEPSPEED": "true",
+                "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(
+                    ROOT / f"configs/deepspeed/zero{zero}.json"
+                ),
+            }
+        if world > 1 or zero:
+            environment |= {
+                "WORLD_SIZE": str(world),
+                "LOCAL_WORLD_SIZE": str(world),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+            }
+        flags = [*flags, f"--runs={self.folder}"]
+        ranks = []
+        for rank in range(world):
+            own = (
+                {"RANK": str(rank), "LOCAL_RANK": str(rank)} if "WORLD_SIZE" in environment else {}
+            )
+            log = self.folder / f"log-{len(self.started) + rank}"
+            process = self._server.Process(target=rank_main, args=(flags, environment | own, log))
+            process.start()
+            ranks.append((process, log))
+        self.started += [process for process, _ in ranks]
+        return ranks
+
+    def wait(self, ranks, seconds=400):
+        """Exit codes and outputs of ranks that were started; None for one that does not end."""
+        for process, _ in ranks:
+            process.join(seconds)
+        return [process.exitcode for process, _ in ranks], [log.read_text() for _, log in ranks]
+
+    def run(self, *arguments, **options):
+        """Start ranks and wait for them."""
+        return self.wait(self.start(*arguments, **options))
+
+    def weights(self, name):
+        """The newest weights of a run, without the biases that attention ignores.
+
+        A bias of the keys adds the same to all logits of a query. Its gradient is rounding noise,
+        which Adam scales up to whole steps.
+        """
+        whole = load_file(self.folder / name / "checkpoints" / "latest" / "weights.safetensors")
+        return {key: value for key, value in whole.items() if not re.search("key.*bias", key)}
+
+    def records(self, name, kind="train"):
+        """The records of a run, the last of each step."""
+        lines = (self.folder / name / "metrics.jsonl").read_text().splitlines()
+        return {r["step"]: r for r in map(json.loads, lines) if r["kind"] == kind}
+
+    def pairs(self, name):
+        """(step, qid) of everything that any rank was given, in all attempts of a run."""
+        lines = [
+            line
+            for file in sorted((self.folder / name).glob("pairs-*.jsonl"))
+            for line in file.read_text().splitlines()
+        ]
+        return [
+            (record["step"], qid) for record in map(json.loads, lines) for qid in record["qids"]
+        ]
+
+
+@pytest.fixture
+def ranks(tmp_path):
+    ranks = Ranks(tmp_path)
+    yield ranks
+    for process in ranks.started:
+        process.kill()

@@ -1,0 +1,124 @@
+"""One rank, or a whole host, is gone: the others say so, and the launcher starts them anew.
+
+Hosts are network namespaces with an address each, joined by a pair of virtual cables; that needs
+root and the `ip` command.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+def test_a_rank_that_dies_is_noticed_by_the_other_which_says_so(ranks, flags):
+    started = ranks.start(flags(name="run"), world=2, SIGNAL=f"1:7:{int(signal.SIGKILL)}")
+    codes, outputs = ranks.wait(started)
+    assert codes == [76, -9], outputs
+    assert "rank 0: lost contact with another process" in outputs[0]
+    assert ranks.run(flags(name="run"))[0] == [0]
+
+
+def test_a_rank_that_hangs_is_given_up_after_the_configured_time(ranks, flags):
+    started = ranks.start(
+        flags(name="run", timeout=10), world=2, SIGNAL=f"1:7:{int(signal.SIGSTOP)}"
+    )
+    process, log = started[0]
+    process.join(400)
+    assert process.exitcode == 76, log.read_text()
+    assert "lost contact" in log.read_text()
+
+
+@pytest.fixture
+def hosts():
+    """Two hosts, by name and address."""
+    if os.geteuid() or not shutil.which("ip"):
+        pytest.skip("network namespaces need root and the ip command")
+    names = [f"sdst{os.getpid()}{letter}" for letter in "ab"]
+    made = [(name, f"10.77.0.{number}") for number, name in enumerate(names, start=1)]
+
+    def ip(*arguments):
+        subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+    try:
+        try:
+            for name in names:
+                ip("netns", "add", name)
+            ip("link", "add", "cable", "netns", names[0], "type", "veth", "peer", "cable", "netns",
+               names[1])  # fmt: skip
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"network namespaces cannot be made here: {error.stderr.decode().strip()}")
+        for name, address in made:
+            ip("-n", name, "address", "add", f"{address}/24", "dev", "cable")
+            for device in ("cable", "lo"):
+                ip("-n", name, "link", "set", device, "up")
+        yield made
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+
+
+@pytest.mark.parametrize("fault", ["killed", "cut off"])
+def test_the_remaining_host_goes_on_from_the_last_checkpoint(hosts, ranks, flags, fault):
+    """Elastic rendezvous: one or two hosts; the first keeps the meeting place."""
+    run = ranks.folder / "run"
+    arguments = flags(
+        name="run", timeout=20, **{"checkpoints.every": 2, "epochs": 8, "eval.every": 8}
+    )
+    launched = []
+    for name, address in hosts:
+        command = [
+            "ip", "netns", "exec", name, sys.executable, "-m", "torch.distributed.run",
+            "--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=5", "--rdzv-backend=c10d",
+            f"--rdzv-endpoint={hosts[0][1]}:29400", "--rdzv-id=sdst", f"--local-addr={address}",
+            "--rdzv-conf=last_call_timeout=20,keep_alive_interval=3,keep_alive_max_attempt=4",
+            "--monitor-interval=1", str(ROOT / "tests/distributed/program.py"),
+            *arguments, f"--runs={ranks.folder}",
+        ]  # fmt: skip
+        environment = os.environ | {
+            "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "cable",
+            "PAUSE": "0.5",
+        }  # fmt: skip
+        log = open(ranks.folder / f"host-{address}.log", "w")  # noqa: SIM115 - as long as the host
+        launched.append(
+            subprocess.Popen(
+                command,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=ROOT,
+                start_new_session=True,
+            )
+        )
+    try:
+        while len(list(run.glob("pairs-*"))) < 2 or not (run / "checkpoints" / "latest").exists():
+            assert all(host.poll() is None for host in launched), ranks.folder
+            time.sleep(0.2)
+        began = time.monotonic()
+        if fault == "killed":
+            os.killpg(launched[1].pid, signal.SIGKILL)
+        else:
+            subprocess.run(["ip", "-n", hosts[0][0], "link", "set", "cable", "down"], check=True)
+        while len(list(run.glob("pairs-*"))) < 3:
+            assert launched[0].poll() is None, (ranks.folder / "host-10.77.0.1.log").read_text()
+            time.sleep(0.2)
+        print(f"{fault}: training again after {time.monotonic() - began:.0f} s")
+        assert launched[0].wait(1200) == 0
+    finally:
+        for host in launched:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(host.pid, signal.SIGKILL)
+    output = (ranks.folder / "host-10.77.0.1.log").read_text()
+    assert "lost contact with another process" in output
+    assert "2 process(es) on 2 host(s)" in output
+    assert "1 process(es) on 1 host(s)" in output
+    assert ranks.records("run").keys() == set(range(1, 49))

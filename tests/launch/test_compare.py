@@ -1,0 +1,262 @@
+"""Runs are compared as their files say, with a loud line where they cannot be."""
+
+import csv
+import json
+import re
+
+import mlflow
+import numpy as np
+import pytest
+import yaml
+
+from data_pipeline.annotations import Annotation, write_annotations
+from launch.compare import main
+from trainer.metrics import evaluate
+from trainer.metrics.storage import write_evaluation
+
+QUERIES = 40
+ANNOTATIONS = [
+    Annotation(i, f"query <{i}>", f"v{i}", 20.0, ((2.0, 8.0),), {1: (4, 4, 4), 2: (3, 4, 2)})
+    for i in range(QUERIES)
+]
+
+
+def make_run(folder, found, *, seed=0, split="val", annotations=ANNOTATIONS, **settings):
+    """A finished run that finds the queries whose number `found` accepts."""
+    folder.mkdir(parents=True)
+    rows = [
+        {
+            "qid": a.qid,
+            "query": a.query,
+            "vid": a.vid,
+            "pred_relevant_windows": [[2.0, 8.0, 0.9] if found(a.qid) else [12.0, 18.0, 0.9]],
+            "pred_saliency_scores": [0, 9, 1, 0, 0, 0, 0, 0, 0, 0],
+        }
+        for a in annotations
+    ]
+    evaluation = evaluate(rows, annotations)
+    write_evaluation(folder / "per_query.json", evaluation)
+    write_annotations(folder / "annotations.jsonl", annotations)
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = {"name": folder.name, "seed": seed, "model": {"width": 8} | settings}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    result = {
+        "metrics": evaluation.summary,
+        "trainable_parameters": 1_234_567,
+        "provenance": {
+            "dataset": "qvhighlights",
+            "report": split,
+            "selection": "last epoch",
+            "seed": str(seed),
+            "features.video": "lite0",
+        },
+    }
+    (folder / "metrics.json").write_text(json.dumps(result))
+    records = [
+        {"kind": "train", "step": s, "epoch": s / 10, "time": 2.0 * s, "loss": 3.0 / s}
+        | {"pairs_per_second": 50.0}
+        for s in range(1, 31)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    return folder
+
+
+def every_fourth(qid):
+    return qid % 4 == 0
+
+
+def all_but_eighth(qid):
+    return qid % 8 != 0
+
+
+@pytest.fixture
+def compare(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*args):
+        return main([*map(str, args), "--output", str(tmp_path / "out")])
+
+    return call
+
+
+def table(tmp_path):
+    return list(csv.DictReader((tmp_path / "out" / "comparison.csv").open()))
+
+
+def test_a_clear_difference_is_shown_with_its_interval_and_what_was_changed(
+    compare, tmp_path, capsys
+):
+    weak = make_run(tmp_path / "weak", every_fourth)
+    strong = make_run(tmp_path / "strong", all_but_eighth, width=16)
+    assert compare(weak, strong) == 0
+    shown = capsys.readouterr().out
+    assert "NOT COMPARABLE" not in shown
+    assert "model.width" in shown
+    assert "+62.50" in shown
+    row = table(tmp_path)[1]
+    assert (row["run"], row["model.width"], row["R1@0.5"]) == ("strong", "16", "87.5")
+    low, high = float(row["R1@0.5 difference low"]), float(row["R1@0.5 difference high"])
+    assert 0 < low < 62.5 < high
+    assert row["trainable parameters"] == "1234567"
+    assert row["wall time, s"] == "58.0"
+    assert row["pairs per second"] == "50.0"
+
+
+def test_the_paired_interval_agrees_with_the_bootstrap_of_the_evaluation_command(compare, tmp_path):
+    from trainer.metrics.bootstrap import differences
+    from trainer.metrics.storage import read_evaluation
+
+    weak = make_run(tmp_path / "weak", every_fourth)
+    strong = make_run(tmp_path / "strong", all_but_eighth, width=16)
+    assert compare(weak, strong) == 0
+    kept = [read_evaluation(run / "per_query.json") for run in (strong, weak)]
+    gap = differences(*kept)["mAP"]
+    row = table(tmp_path)[1]
+    assert float(row["mAP difference"]) == gap.value
+    assert float(row["mAP difference low"]) == gap.interval.low
+    assert float(row["mAP difference high"]) == gap.interval.high
+
+
+def test_runs_of_several_seeds_are_one_row_with_mean_and_deviation(compare, tmp_path, capsys):
+    runs = [
+        make_run(tmp_path / f"wide-s{seed}", lambda q, s=seed: q % 4 <= s, seed=seed, width=16)
+        for seed in range(3)
+    ]
+    assert compare(make_run(tmp_path / "base", every_fourth), *runs) == 0
+    assert "wide × 3" in capsys.readouterr().out
+    rows = table(tmp_path)
+    assert [row["group"] for row in rows] == ["base", "wide", "wide", "wide"]
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert "wide (n = 3)" in text
+    deviation = np.std([25.0, 50.0, 75.0], ddof=1)
+    assert f"50.00 ± {deviation:.2f}" in text
+
+
+@pytest.mark.parametrize(
+    ("split", "reason"),
+    [("test", "split test, not val"), ("val", "measured on other queries")],
+)
+def test_runs_on_other_queries_get_a_loud_line_and_no_difference(
+    compare, tmp_path, capsys, split, reason
+):
+    make_run(tmp_path / "a", every_fourth)
+    make_run(tmp_path / "b", all_but_eighth, split=split, annotations=ANNOTATIONS[:-1])
+    assert compare(tmp_path / "a", tmp_path / "b") == 0
+    assert f"NOT COMPARABLE with a: b ({reason}" in capsys.readouterr().out
+    assert "NOT COMPARABLE" in (tmp_path / "out" / "comparison.html").read_text()
+    assert table(tmp_path)[1].get("R1@0.5 difference", "") == ""
+
+
+def test_the_same_queries_under_another_path_are_comparable_but_other_features_are_not(
+    compare, tmp_path, capsys
+):
+    make_run(tmp_path / "a", every_fourth)
+    make_run(tmp_path / "b", all_but_eighth, split="copy/val")
+    assert compare(tmp_path / "a", tmp_path / "b") == 0
+    assert "NOT COMPARABLE" not in capsys.readouterr().out
+    result = json.loads((tmp_path / "b" / "metrics.json").read_text())
+    result["provenance"]["features.video"] = "internvideo2"
+    (tmp_path / "b" / "metrics.json").write_text(json.dumps(result))
+    assert compare(tmp_path / "a", tmp_path / "b") == 0
+    assert "features: video internvideo2, not lite0" in capsys.readouterr().out
+
+
+def test_the_page_needs_no_network_and_shows_curves_kinds_and_who_found_what(compare, tmp_path):
+    weak = make_run(tmp_path / "weak", every_fourth)
+    strong = make_run(tmp_path / "strong", all_but_eighth, width=16)
+    assert compare(weak, strong) == 0
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert not re.search(r"""(src|href)=["'](?!data:)|url\(|@import""", page)
+    assert "Training loss over step" in page
+    assert "By kind of query" not in page  # all queries here are of one kind
+    counts = re.findall(r"<b>(\d+)</b><span>(.*?)</span>", page)
+    assert counts == [
+        ("5", "found by both"),
+        ("5", "only by weak"),
+        ("30", "only by strong"),
+        ("0", "by neither"),
+    ]
+    assert "“query &lt;0&gt;”" in page
+
+
+def test_kinds_of_queries_are_told_apart_where_there_are_several(compare, tmp_path):
+    long = [Annotation(f"l{i}", "a b c d e f g", f"w{i}", 90.0, ((2.0, 42.0),)) for i in range(4)]
+    mixed = [*(Annotation(str(a.qid), a.query, a.vid, 20.0, a.windows) for a in ANNOTATIONS), *long]
+    make_run(tmp_path / "a", lambda q: not q.startswith("l"), annotations=mixed)
+    assert compare(tmp_path / "a") == 0
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "long, more" in page
+    assert "up to 2 min" in page
+
+
+def test_tables_for_papers_escape_what_latex_would_read(compare, tmp_path):
+    a, b = (make_run(tmp_path / name, every_fourth) for name in ("a_1%", "b"))
+    (b / "config.yaml").write_text("model: {width: 9}\n")
+    assert compare(a, b) == 0
+    tex = (tmp_path / "out" / "comparison.tex").read_text()
+    assert r"a\_1\%" in tex
+    assert r"\toprule" in tex
+    assert tex.count(r"\begin{tabular}{llrrrrrr}") == 1
+
+
+@pytest.fixture
+def experiment(tmp_path, compare):
+    """An MLflow experiment with two finished runs and one that failed."""
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    owner = client.create_experiment("lab", artifact_location=(tmp_path / "kept").as_uri())
+    ids = []
+    for name, found, width in (("weak", every_fourth, 8), ("strong", all_but_eighth, 16)):
+        folder = make_run(tmp_path / name, found, width=width)
+        run = client.create_run(owner, run_name=name).info.run_id
+        client.log_param(run, "model.width", width)
+        client.log_artifacts(run, str(folder))
+        client.set_terminated(run)
+        ids.append(run)
+    client.set_terminated(client.create_run(owner, run_name="broken").info.run_id, "FAILED")
+    return ids
+
+
+def test_an_experiment_is_compared_without_its_unfinished_runs(
+    compare, experiment, tmp_path, capsys
+):
+    assert compare("--experiment", "lab", "--baseline", "strong") == 0
+    assert "without results: broken (failed)" in capsys.readouterr().out
+    assert [row["run"] for row in table(tmp_path)] == ["strong", "weak"]
+    assert compare("--experiment", "lab", "--filter", "params.`model.width` = '16'") == 0
+    assert [row["run"] for row in table(tmp_path)] == ["strong"]
+
+
+def test_a_run_is_named_by_folder_id_or_name_and_the_result_kept_with_a_run(
+    compare, experiment, tmp_path
+):
+    assert compare(tmp_path / "weak", "strong", "--log-to", experiment[0]) == 0
+    assert [row["run"] for row in table(tmp_path)] == ["weak", "strong"]
+    assert compare(*experiment) == 0
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    kept = {item.path for item in client.list_artifacts(experiment[0], "comparison")}
+    assert {f"comparison/comparison.{suffix}" for suffix in ("html", "csv", "md", "tex")} == kept
+
+
+def test_faults_of_the_users_are_one_line_and_status_2(compare, experiment, tmp_path, capsys):
+    for args, message in (
+        ([], "name runs to compare"),
+        (["nobody"], "nobody: neither a run's folder nor a run of sqlite"),
+        (["--experiment", "labs"], "no experiment 'labs'"),
+        (["--experiment", "lab", "--filter", "nonsense"], "MLflow at sqlite"),
+        ([tmp_path], "config.yaml: cannot be read"),
+    ):
+        assert compare(*args) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert len(error.strip().splitlines()) == 1
+
+
+def test_a_run_without_per_query_results_is_compared_without_intervals(compare, tmp_path, capsys):
+    run = make_run(tmp_path / "old", every_fourth)
+    (run / "per_query.json").unlink()
+    assert compare(run, make_run(tmp_path / "new", all_but_eighth)) == 0
+    assert "no intervals for old" in capsys.readouterr().out
+    row = table(tmp_path)[0]
+    assert row["R1@0.5"] == "25.0"
+    assert row.get("R1@0.5 low", "") == ""

