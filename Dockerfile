@@ -27,7 +27,8 @@ RUN apt-get update \
     && /usr/bin/python3 -m venv --without-pip /opt/venv
 WORKDIR /opt/sdst
 # What is installed depends on these files alone: other code does not install everything again.
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt LICENSE ./
+RUN touch README.md
 # pip stays outside of the environment that the image gets. A pip.conf of yours (for a mirror) is
 # used and not kept. TORCH_INDEX is where PyTorch without CUDA is found.
 ENV PIP_PYTHON=/opt/venv/bin/python PIP_CONSTRAINT=/opt/sdst/constraints.txt \
@@ -40,14 +41,16 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     --mount=type=cache,target=/root/.cache/pip \
     /usr/bin/python3 -m pip install ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} \
         --no-compile --editable ".[${EXTRAS}]"
-# A third of that is never used here: tests, headers, symbol tables, Ray's Java and source maps.
-# (With CUDA the headers are: Triton compiles against them.)
+# A third of that is never used here: tests, headers, Ray's Java, source maps, Arrow's network
+# protocol, and symbol tables. (With CUDA the headers are: Triton compiles against them. Symbols stay
+# where a wheel's libraries were patched after linking, as NumPy's: stripped, those do not load.)
 RUN find /opt/venv -depth -type d \( -name tests -o -name test -o -name include -o -name jars \) \
         -exec rm -rf {} + \
-    && find /opt/venv -type f \( -path '*/torch/bin/*' ! -name torch_shm_manager -o -name '*.js.map' \) \
-        -delete \
-    && find /opt/venv -type f \( -name '*.so' -o -name '*.so.*' -o -name raylet -o -name gcs_server \) \
-        -exec strip --strip-unneeded {} +
+    && find /opt/venv -type f \( -path '*/torch/bin/*' ! -name torch_shm_manager -o -name '*.js.map' \
+        -o -name 'libarrow_flight*' -o -name 'libarrow_substrait*' \) -delete \
+    && find /opt/venv -type f \( -path '*/torch/lib/*.so' -o -path '*/pyarrow/*.so.*' \
+        -o -path '*/ray/*.so' -o -path '*/ray/core/*/raylet' -o -path '*/ray/core/*/gcs_server' \
+        -o -name '*.abi3.so' \) -exec strip --strip-unneeded {} +
 
 FROM builder AS packages-cuda
 ARG EXTRAS=internvideo2,s3,deepspeed,gpu
@@ -69,8 +72,9 @@ COPY model /opt/sdst/model
 COPY data_pipeline /opt/sdst/data_pipeline
 COPY trainer /opt/sdst/trainer
 COPY launch /opt/sdst/launch
-# The root file system may be read-only: caches go to the home folder, /tmp, results to /data.
-ENV HOME=/tmp PYTHONPATH=/opt/sdst
+# The root file system may be read-only: caches go to the home folder, /tmp, results to /data. A pod's
+# first process leaves its bytecode there for the others; in the image it would weigh 400 MB.
+ENV HOME=/tmp PYTHONPATH=/opt/sdst PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=/tmp/bytecode
 WORKDIR /data
 RUN chown 1000:1000 /data
 USER 1000:1000
