@@ -27,6 +27,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 BRIDGE, SUBNET = "sdst0", "10.77.0"
 MASTER = "sdst-node-0-0.sdst"
 LOST = "Pod sdst/{name} has condition DisruptionTarget matching FailJob rule at index 1"
@@ -206,7 +207,7 @@ class Training:
     def stop(self) -> None:
         """As a deleted Job: SIGTERM to all that is left, SIGKILL after the grace period."""
         for node in range(self._nodes):
-            subprocess.Popen(["podman", "stop", self.name(node)], stderr=subprocess.DEVNULL)
+            subprocess.Popen(["podman", "stop", self.name(node)], **QUIET)
         for process in self._processes:
             process.wait()
 

@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
+from data_pipeline.extraction import ExtractionConfig
+from trainer.cli import parse_config
+from trainer.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -193,7 +195,7 @@ def test_there_is_time_to_save_before_the_pod_is_killed(overlay: Any) -> None:
     [job] = overlay.training()["replicatedJobs"]
     grace = job["template"]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     launch = overlay.one("ConfigMap", "sdst-launch")["data"]
-    assert grace > int(launch["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) > 30
+    assert grace > int(launch["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) > Config().grace
 
 
 def test_jobs_do_not_retry_a_wrong_command_nor_count_preemptions(overlay: Any) -> None:
@@ -251,17 +253,20 @@ def test_kueue_gets_everything_suspended_and_queued(kueue: Any) -> None:
 def test_experiments_and_extraction_are_configurations_that_the_programs_accept(
     overlay: Any, tmp_path: Path
 ) -> None:
-    from launch.extract import ExtractionConfig
-    from trainer.cli import parse_config
-    from trainer.config import Config
-
     data = overlay.one("ConfigMap", "sdst-experiment")["data"]
     for key in ("experiment.yaml", "extraction.yaml"):
         (tmp_path / key).write_text(data[key])
-    parse_config(Config, ["--config", str(tmp_path / "experiment.yaml")])
+    [job] = overlay.training()["replicatedJobs"]
+    words = job["template"]["spec"]["template"]["spec"]["containers"][0]["args"]
+    files = [word for word in words if word.startswith("--config=")]
+    places = {"/opt/sdst": str(ROOT), "/etc/sdst": str(tmp_path)}
+    for there, here in places.items():
+        files = [word.replace(there, here) for word in files]
+    config = parse_config(Config, files)
     asked = ["--config", str(tmp_path / "extraction.yaml"), "--annotations", "a", "--videos", "v"]
     parse_config(ExtractionConfig, [*asked, "--output", "o", "--split", "s"])
-    trained = yaml.safe_load(data["experiment.yaml"])["data"]
     places = overlay.one("ConfigMap", "sdst-places")["data"]
     extracted = {f"{places['FEATURES']}/{split}" for split in places["SPLITS"].split()}
-    assert {trained["train"], trained["selection"], trained["report"]} == extracted
+    assert {config.data.train, config.data.selection, config.data.report} == extracted
+    processes = 16 if overlay.name != "dev" else 2
+    assert config.data.batch_size % processes == 0
