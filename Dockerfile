@@ -41,14 +41,15 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     --mount=type=cache,target=/root/.cache/pip \
     /usr/bin/python3 -m pip install ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} \
         --no-compile --editable ".[${EXTRAS}]"
-# A third of that is never used here: tests, headers, type stubs, Ray's Java and RLlib, source
-# maps, Arrow's network protocol, and symbol tables. (With CUDA the headers are: Triton compiles against them. Symbols stay
-# where a wheel's libraries were patched after linking, as NumPy's: stripped, those do not load.)
+# A third of that is never used here: tests, headers, type stubs, Ray's Java and RLlib, source maps,
+# Arrow's network protocol, and symbol tables. (With CUDA the headers are: Triton compiles against
+# them. Symbols stay where a wheel's libraries were patched after linking, as NumPy's: stripped,
+# those do not load.)
 RUN find /opt/venv -depth -type d \( -name tests -o -name test -o -name include -o -name jars \
         -o -path '*/ray/rllib' \) \
         -exec rm -rf {} + \
-    && find /opt/venv -type f \( -path '*/torch/bin/*' ! -name torch_shm_manager -o -name '*.js.map' -o -name '*.pyi' \
-        -o -name 'libarrow_flight*' -o -name 'libarrow_substrait*' \) -delete \
+    && find /opt/venv -type f \( -path '*/torch/bin/*' ! -name torch_shm_manager \
+        -o -name '*.js.map' -o -name '*.pyi' -o -name 'libarrow_flight*' -o -name 'libarrow_substrait*' \) -delete \
     && find /opt/venv -type f \( -path '*/torch/lib/*.so' -o -path '*/pyarrow/*.so.*' \
         -o -path '*/ray/*.so' -o -path '*/ray/core/*/raylet' -o -path '*/ray/core/*/gcs_server' \
         -o -name '*.abi3.so' \) -exec strip --strip-unneeded {} +
