@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: quickstart test unit lint clean
+.PHONY: quickstart test unit lint image clean
 
 quickstart: $(VENV)/.quickstart  ## videos -> features -> trained, evaluated, tracked model
 	$(BIN)/python -m launch.quickstart
@@ -20,6 +20,11 @@ lint: $(VENV)/.dev  ## format, lint, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+TARGET ?= cpu
+IMAGE  ?= localhost/sdst:0.1.0-$(TARGET)
+image:  ## the container image, with buildah; see launch/image.sh for BASE, PIP_CONF and IMAGE_FLAGS
+	launch/image.sh $(TARGET) $(IMAGE) $(IMAGE_FLAGS)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

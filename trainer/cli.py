@@ -7,10 +7,13 @@ Every command of the project parses with jsonargparse: dataclasses give the sche
 import dataclasses
 import difflib
 import functools
+import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import jsonargparse
@@ -91,6 +94,9 @@ def command(main: Callable[[list[str] | None], int | None]) -> Callable[..., int
 
     @functools.wraps(main)
     def wrapped(args: list[str] | None = None) -> int:
+        if os.getpid() == 1:
+            # In a container, as process 1, a signal without a handler would be dropped.
+            signal.signal(signal.SIGTERM, _unwind)
         try:
             return main(args) or 0
         except InputError as error:
@@ -106,6 +112,10 @@ def command(main: Callable[[list[str] | None], int | None]) -> Callable[..., int
             return EXIT_INTERRUPTED
 
     return wrapped
+
+
+def _unwind(number: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 UNKNOWN = re.compile(
