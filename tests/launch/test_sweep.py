@@ -69,7 +69,7 @@ def test_every_ablation_is_a_plan_that_the_trainer_takes(path):
         (["--config", "configs/quickstart.yaml"], "nothing to vary"),
         (["--grid", "epochs=1,2"], "--config is missing"),
         (["--config", "configs/quickstart.yaml", "--grid", "epochs"], "KEY=VALUE,VALUE"),
-        (["--config", "configs/quickstart.yaml", "--grid", "epoch=1"], "did you mean 'epochs'?"),
+        (["--config", "configs/quickstart.yaml", "--grid", "epohcs=1"], "did you mean 'epochs'?"),
         (["nowhere.yaml"], "nowhere.yaml: cannot be read"),
     ],
 )
