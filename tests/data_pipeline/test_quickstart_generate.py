@@ -150,7 +150,11 @@ def test_an_interrupt_leaves_only_whole_videos_and_no_process(tmp_path: Path) ->
     script.write_text(code)
     environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
     process = subprocess.Popen(
-        [sys.executable, str(script)], env=environment, start_new_session=True
+        [sys.executable, str(script)],
+        env=environment,
+        start_new_session=True,
+        # A shell lets the commands it starts in the background ignore Ctrl-C, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     folder = tmp_path / "data" / "videos"
     deadline = time.monotonic() + 60

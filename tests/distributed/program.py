@@ -31,7 +31,10 @@ def noted(learner, criterion, batch, accelerator, config, state):
     return original(learner, criterion, batch, accelerator, config, state)
 
 
-trainer.loop.gradient = noted
+def noting_main(flags):
+    """The trainer's main, noting pairs; only for a process of its own."""
+    trainer.loop.gradient = noted
+    return main(flags)
 
 
 def rank_main(flags, environment, log):
@@ -40,8 +43,8 @@ def rank_main(flags, environment, log):
     with open(log, "a") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
-    sys.exit(main(flags))
+    sys.exit(noting_main(flags))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(noting_main(sys.argv[1:]))
