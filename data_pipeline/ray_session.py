@@ -47,6 +47,8 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
             os.environ.setdefault(name, str(2**30))
         # Ray gives its workers the lowest priority, and anything else that runs starves them.
         os.environ.setdefault("RAY_worker_niceness", "0")
+        # A crowded machine answers late: a local Ray is not to take itself for dead because of it.
+        os.environ.setdefault("RAY_health_check_failure_threshold", "100")
         _start(cpus)
     if threading.current_thread() is threading.main_thread():
         # Ray's own handler ends its processes under a driver that still talks to them, which

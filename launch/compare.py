@@ -180,7 +180,7 @@ def _print_columns(
 
 
 def _score(figure: Figure) -> str:
-    deviation = "" if figure.deviation is None else f" ± {figure.deviation:.2f}"
+    deviation = "" if figure.deviation is None else f"\n± {figure.deviation:.2f}"
     if figure.interval is None:
         return f"{figure.value:.2f}{deviation}"
     low, high = figure.interval

@@ -3,16 +3,18 @@
 import logging
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlparse
 
 from data_pipeline.errors import InputError
 from trainer.comparison.runs import FILES
 from trainer.tracking import redact, store_uri
+
+Answer = TypeVar("Answer")
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 DOWNLOADS = 16  # files fetched from a server at once
@@ -62,9 +64,19 @@ class Store:
             raise InputError(f"no experiment {name!r} in {redact(store_uri())}; it has {names}")
         return self._search(filter_string, experiment.experiment_id)
 
-    def children(self, run_id: str, experiment_id: str) -> list[Any]:
-        """The runs nested under a run, oldest first."""
-        return self._search(f"tags.mlflow.parentRunId = '{run_id}'", experiment_id)
+    def create(self, experiment: str, name: str) -> str:
+        """The id of a new run in an experiment, which is made if it is not there."""
+
+        def create() -> str:
+            found = self._client.get_experiment_by_name(experiment)
+            owner = found.experiment_id if found else self._client.create_experiment(experiment)
+            return str(self._client.create_run(owner, run_name=name).info.run_id)
+
+        return str(self._ask(create))
+
+    def end(self, run_id: str, status: str) -> None:
+        """Say that a run is FINISHED or FAILED."""
+        self._ask(lambda: self._client.set_terminated(run_id, status))
 
     def folders(self, runs: Sequence[Any]) -> list[Path]:
         """The folder of each run's kept files: the store's own where it is on this machine."""
@@ -77,20 +89,18 @@ class Store:
     def log(self, run: Any, paths: Sequence[Path], place: str) -> None:
         """Keep files with a run, in its artifact folder `place`."""
         for path in paths:
-            self._ask(
-                lambda path=path: self._client.log_artifact(run.info.run_id, str(path), place)
-            )
+            self._ask(partial(self._client.log_artifact, run.info.run_id, str(path), place))
 
     def _folder(self, run: Any, copies: Path) -> Path:
         place = urlparse(run.info.artifact_uri)
         if place.scheme in ("", "file"):
             return Path(unquote(place.path))
         run_id = run.info.run_id
-        folder = copies / run_id
+        folder: Path = copies / run_id
         folder.mkdir(exist_ok=True)
         kept = {item.path for item in self._ask(lambda: self._client.list_artifacts(run_id))}
         for name in kept.intersection(FILES):
-            self._ask(lambda name=name: self._client.download_artifacts(run_id, name, str(folder)))
+            self._ask(partial(self._client.download_artifacts, run_id, name, str(folder)))
         return folder
 
     def _search(self, filter_string: str, experiment: str | None) -> list[Any]:
@@ -115,7 +125,7 @@ class Store:
 
         return self._ask(search)
 
-    def _ask(self, question: Any) -> Any:
+    def _ask(self, question: Callable[[], Answer]) -> Answer:
         from mlflow.exceptions import MlflowException
 
         try:

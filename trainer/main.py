@@ -51,6 +51,7 @@ from trainer.report import write_report
 from trainer.results import (
     code_revision,
     export,
+    nesting,
     print_result,
     provenance,
     trainable_parameters,
@@ -243,7 +244,7 @@ def track(config: Config, data: Splits, model: SDST, state: State) -> Tracker:
         config.tracking,
         config.name,
         parameters,
-        provenance(config, data.train.features),
+        provenance(config, data.train.features) | nesting(),
         state.step,
         state.mlflow_run,
     )

@@ -5,13 +5,14 @@ MLflow runs this file when it loads the model, so nothing of ours is ever unpick
 
 from typing import Any
 
-import mlflow
 import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
 
 from trainer.predict import Grounder
 
 
-class GroundingModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow has no types here
+class GroundingModel(PythonModel):
     """Columns `video` (a path) and `query` in; rows of `Grounding.to_row` out, in that order."""
 
     def load_context(self, context: Any) -> None:
@@ -31,4 +32,4 @@ class GroundingModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow
         return pd.DataFrame([rows[place] for place in model_input.index])
 
 
-mlflow.models.set_model(GroundingModel())
+set_model(GroundingModel())

@@ -1,6 +1,7 @@
 """What does a run's result say, what does it measure, and where is it kept?"""
 
 import json
+import os
 import subprocess
 from collections.abc import Sequence
 from functools import cache
@@ -37,6 +38,12 @@ def provenance(config: Config, features: FeatureSet) -> dict[str, str]:
         "code": code_revision(),
         **{f"features.{key}": value for key, value in features.provenance.summary().items()},
     }
+
+
+def nesting() -> dict[str, str]:
+    """The tag that puts a run under the MLflow run of the sweep that started it, if one did."""
+    parent = os.environ.get("MLFLOW_PARENT_RUN_ID")
+    return {"mlflow.parentRunId": parent} if parent else {}
 
 
 @cache

@@ -101,7 +101,9 @@ def test_the_remaining_host_goes_on_from_the_last_checkpoint(hosts, ranks, flags
         )
     try:
         while len(list(run.glob("pairs-*"))) < 2 or not (run / "checkpoints" / "latest").exists():
-            assert all(host.poll() is None for host in launched), ranks.folder
+            assert all(host.poll() is None for host in launched), [
+                file.read_text()[-3000:] for file in ranks.folder.glob("host-*.log")
+            ]
             time.sleep(0.2)
         began = time.monotonic()
         if fault == "killed":

@@ -136,14 +136,17 @@ def _members(runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
 
 
 def _names(members: Sequence[Sequence[FinishedRun]]) -> list[str]:
-    """A name for each group: its run's, or what the names of its runs begin with."""
+    """A name for each group: what the names of its runs, and of no others, begin with."""
     names: list[str] = []
     for group in members:
-        common = _beginning([run.name for run in group])
-        name = re.sub(r"[-_. ]*(seed|s)?[-_. =]*$", "", common) if len(group) > 1 else common
-        name = name or group[0].name
-        count = sum(name == other.partition(" (")[0] for other in names)
-        names.append(f"{name} ({count + 1})" if count else name)
+        own = {run.name for run in group}
+        others = {run.name for other in members if other is not group for run in other}
+        common = re.sub(r"\d+$", "", _beginning([run.name for run in group]))
+        name = re.sub(r"[-_. ]*(seed|s)?[-_. =]*$", "", common)
+        if len(own) == 1 or not name or any(other.startswith(name) for other in others):
+            name = group[0].name
+        taken = sum(name == other.partition(" (")[0] for other in names)
+        names.append(f"{name} ({taken + 1})" if taken else name)
     return names
 
 
@@ -217,7 +220,7 @@ def _group_draws(group: Sequence[FinishedRun], draws: dict[int, Floats]) -> Floa
         return None
     stacked = np.stack([draws[id(run)] for run in group])  # (seeds, RESAMPLES, metrics)
     if len(group) == 1:
-        return stacked[0]
+        return np.asarray(stacked[0])
     rows = np.arange(stacked.shape[1])
     generator = np.random.default_rng(len(group))
     drawn = generator.integers(len(group), size=(len(group), len(rows)))

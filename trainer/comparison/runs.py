@@ -12,6 +12,7 @@ import yaml
 
 from data_pipeline.annotations import Annotation, read_annotations
 from data_pipeline.errors import InputError
+from trainer.config import CARRIED_OUT
 from trainer.metrics import Evaluation
 from trainer.metrics.storage import read_evaluation
 from trainer.run_files import Records, is_number, read_records, read_result
@@ -28,10 +29,10 @@ FILES = (
 """The files of a run that a comparison reads."""
 
 NOT_THE_EXPERIMENT = {
-    *("name", "runs", "seed", "videos", "keep", "tracking", "checkpoints"),
-    *("data.workers", "data.prefetch"),
+    *CARRIED_OUT,
+    *("name", "runs", "seed", "videos", "keep", "tracking", "deterministic", "compile"),
 }
-"""Settings (or their sections) that say where and how often, not what was learned."""
+"""Settings (or their sections) that say where and by what means, not what was learned."""
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,8 @@ def versus(first: Group, second: Group, annotations: Sequence[Annotation]) -> Ve
     counted = ~np.isnan(mine.per_query[FOUND])
     gap = mine.per_query["mIoU"] - theirs.per_query["mIoU"]
     alone, missed = counted & hit & ~other, counted & ~hit & other
+    mine_alone, theirs_alone = _greatest(mine, gap, alone), _greatest(mine, -gap, missed)
+    drawn = _examples(first, second, [*mine_alone, *theirs_alone], annotations)
     return Versus(
         first,
         second,
@@ -49,8 +51,8 @@ def versus(first: Group, second: Group, annotations: Sequence[Annotation]) -> Ve
         first_only=int(alone.sum()),
         second_only=int(missed.sum()),
         neither=int((counted & ~hit & ~other).sum()),
-        mine_alone=_examples(first, second, _greatest(mine, gap, alone), annotations),
-        theirs_alone=_examples(first, second, _greatest(mine, -gap, missed), annotations),
+        mine_alone=[drawn[qid] for qid in mine_alone if qid in drawn],
+        theirs_alone=[drawn[qid] for qid in theirs_alone if qid in drawn],
     )
 
 
@@ -62,15 +64,11 @@ def _greatest(evaluation: Evaluation, gap: Any, among: Any) -> list[int | str]:
 
 def _examples(
     first: Group, second: Group, qids: Sequence[int | str], annotations: Sequence[Annotation]
-) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    by_id = {annotation.qid: annotation for annotation in annotations}
-    wanted = [by_id[qid] for qid in qids if qid in by_id]
-    drawn = []
+) -> dict[int | str, tuple[dict[str, Any], dict[str, Any]]]:
+    """What both found of the queries `qids`; those without predictions are left out."""
+    wanted = [annotation for annotation in annotations if annotation.qid in set(qids)]
+    drawn: list[dict[int | str, dict[str, Any]]] = []
     for group in (first, second):
         pairs = pair_up(group.runs[0].folder / "predictions.jsonl", wanted)
         drawn.append({pair.annotation.qid: draw_example(0, pair, None) for pair in pairs})
-    return [
-        (drawn[0][a.qid], drawn[1][a.qid])
-        for a in wanted
-        if a.qid in drawn[0] and a.qid in drawn[1]
-    ]
+    return {qid: (drawn[0][qid], drawn[1][qid]) for qid in drawn[0].keys() & drawn[1].keys()}

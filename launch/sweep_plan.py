@@ -1,0 +1,137 @@
+"""Which trials does a sweep run? Variants, the product of a grid, or samples of it, times seeds."""
+
+import dataclasses
+import itertools
+import math
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data_pipeline.errors import InputError
+
+RANGE = re.compile(r"(?P<low>[-+.\de]+)\.\.(?P<high>[-+.\de]+)")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Attributes:
+    config: YAML file of the experiment that all trials share
+    name: of the sweep, its folder and its MLflow experiment
+    variants: name -> settings that are changed together
+    grid: setting -> its values; a text `low..high` is a range to be sampled on a log scale
+    seeds: every point is trained with the seeds 0 .. seeds - 1
+    samples: draw so many points of the grid instead of taking all
+    """
+
+    config: Path
+    name: str
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    grid: dict[str, list[Any]] = field(default_factory=dict)
+    seeds: int = 1
+    samples: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.variants and not self.grid:
+            raise InputError("nothing to vary: give --grid KEY=VALUE,VALUE or a plan with variants")
+        if self.seeds < 1 or (self.samples is not None and self.samples < 1):
+            raise InputError("seeds and samples must be at least 1")
+        ranges = [key for key, values in self.grid.items() if any(map(_range, values))]
+        if ranges and self.samples is None:
+            raise InputError(f"{ranges[0]} is a range: say how many points with --samples N")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of the trainer: its name and the settings that differ from the plan's config."""
+
+    name: str
+    settings: dict[str, Any]
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """The fields of a plan's YAML file; InputError for a fault."""
+    known = {each.name for each in dataclasses.fields(Plan)}
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict) or not set(values) <= known:
+        odd = sorted(set(values) - known) if isinstance(values, dict) else "no settings"
+        raise InputError(f"{path}: {odd} unknown; a plan has {', '.join(sorted(known))}")
+    return values | ({"config": Path(values["config"])} if "config" in values else {})
+
+
+def parse_grid(text: str) -> tuple[str, list[Any]]:
+    """`model.layers=[-1],[-1,-2]` -> ("model.layers", [[-1], [-1, -2]])."""
+    key, equals, values = text.partition("=")
+    try:
+        listed = yaml.safe_load(f"[{values}]")
+    except yaml.YAMLError as error:
+        raise InputError(f"--grid {text}: the values are not a list: a,b or [1],[1,2]") from error
+    if not (key and equals and listed):
+        raise InputError(f"--grid {text}: write it as KEY=VALUE,VALUE")
+    return key, listed
+
+
+def parse_setting(text: str) -> tuple[str, str]:
+    """`epochs=2` -> ("epochs", "2")."""
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise InputError(f"--set {text}: write it as KEY=VALUE")
+    return key, value
+
+
+def trials(plan: Plan) -> list[Trial]:
+    """All trials in the order they are started; the first point is the comparison's baseline."""
+    found: dict[str, Trial] = {}
+    for name, settings in _points(plan):
+        for seed in range(plan.seeds):
+            trial = Trial(f"{name}-s{seed}", settings | {"seed": seed})
+            found.setdefault(trial.name, trial)
+    return list(found.values())
+
+
+def _points(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
+    for variant, settings in (plan.variants or {"": {}}).items():
+        for point in _sampled(plan) if plan.samples else _product(plan.grid):
+            parts = [variant, *(f"{_last(key)}={_plain(value)}" for key, value in point.items())]
+            yield "-".join(filter(None, parts)), settings | point
+
+
+def _product(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    for values in itertools.product(*grid.values()):
+        yield dict(zip(grid, values, strict=True))
+
+
+def _sampled(plan: Plan) -> Iterator[dict[str, Any]]:
+    """The same points on every call, so that a sweep that was cut off goes on with them."""
+    source = random.Random(plan.name)
+    for _ in range(plan.samples or 0):
+        yield {key: _drawn(source.choice(values), source) for key, values in plan.grid.items()}
+
+
+def _range(value: Any) -> tuple[float, float] | None:
+    found = RANGE.fullmatch(value) if isinstance(value, str) else None
+    return (float(found["low"]), float(found["high"])) if found else None
+
+
+def _drawn(value: Any, source: random.Random) -> Any:
+    ends = _range(value)
+    if ends is None:
+        return value
+    low, high = map(math.log, ends)
+    return float(f"{math.exp(source.uniform(low, high)):.3g}")
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _plain(value: Any) -> str:
+    """A value as part of a folder's name."""
+    return re.sub(r"[^\w.,+-]+", "", str(value))
