@@ -49,7 +49,7 @@ RUN find /opt/venv -depth -type d \( -name tests -o -name test -o -name include 
         -o -path '*/ray/rllib' \) \
         -exec rm -rf {} + \
     && find /opt/venv -type f \( -path '*/torch/bin/*' ! -name torch_shm_manager \
-        -o -name '*.js.map' -o -name '*.pyi' -o -name 'libarrow_flight*' -o -name 'libarrow_substrait*' \) -delete \
+        -o -name '*.js.map' -o -name '*.pyi' -o -name 'libarrow_flight*' \) -delete \
     && find /opt/venv -type f \( -path '*/torch/lib/*.so' -o -path '*/pyarrow/*.so.*' \
         -o -path '*/ray/*.so' -o -path '*/ray/core/*/raylet' -o -path '*/ray/core/*/gcs_server' \
         -o -name '*.abi3.so' \) -exec strip --strip-unneeded {} +
