@@ -10,7 +10,7 @@ quickstart: $(VENV)/.quickstart  ## videos -> features -> trained, evaluated, tr
 	$(BIN)/python -m launch.quickstart
 
 test: $(VENV)/.dev  ## every test, the end-to-end run included
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 unit: $(VENV)/.dev  ## the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow"

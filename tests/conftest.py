@@ -1,6 +1,7 @@
 """Feature sets made in a moment, for every test that reads shards; empty MLflow stores."""
 
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from data_pipeline.annotations import Annotation
 from data_pipeline.samples import Sample, StoredQuery
 from data_pipeline.shard_writing import ShardWriter, write_manifest
 from data_pipeline.shards import FeatureSet, Provenance
+
+# A shell lets what it starts in the background ignore Ctrl-C, and the programs under test would
+# inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TOPICS, LAYERS, VIDEO_WIDTH, TEXT_WIDTH = 6, 2, 12, 10
 

@@ -126,8 +126,10 @@ def configure_deepspeed(config: Config, accelerator: Accelerator) -> None:
         "gradient_accumulation_steps": config.optim.accumulate,
         "gradient_clipping": config.optim.clip_norm,
     }
+    # Accelerate writes this one where the file leaves it out.
+    absent = {"gradient_accumulation_steps": 1}
     for key, value in own.items():
-        if settings.get(key, "auto") not in ("auto", value):
+        if settings.get(key, "auto") not in ("auto", absent.get(key), value):
             raise InputError(
                 f"DeepSpeed's {key} is {settings[key]}, the experiment makes it {value}; leave it "
                 f"out of DeepSpeed's configuration"

@@ -117,7 +117,7 @@ def run(settings: Command, attention: str, steps: int, seed: int) -> int:
         "runs": settings.work,
         "seed": seed,
         "epochs": settings.epochs,
-        "keep": 1,
+        "checkpoints.keep": 1,
         "data.train": features / "train",
         "data.report": features / "val",
         "data.batch_size": settings.batch_size,

@@ -142,11 +142,8 @@ def group_members(group: int) -> list[str]:
 @pytest.mark.skipif(shutil.which("ps") is None, reason="looks for processes with ps")
 def test_an_interrupt_leaves_only_whole_videos_and_no_process(tmp_path: Path) -> None:
     code = (
-        "import signal\n"
         "from data_pipeline.quickstart.generate import generate\n"
         "if __name__ == '__main__':\n"
-        # A shell lets what it starts in the background ignore Ctrl-C, and that is inherited.
-        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"    generate({str(tmp_path / 'data')!r}, videos=200, workers=2, size={SIZE})\n"
     )
     script = tmp_path / "make.py"

@@ -80,7 +80,9 @@ def test_the_remaining_host_goes_on_from_the_last_checkpoint(hosts, ranks, flags
             "ip", "netns", "exec", name, sys.executable, "-m", "torch.distributed.run",
             "--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=5", "--rdzv-backend=c10d",
             f"--rdzv-endpoint={hosts[0][1]}:29400", "--rdzv-id=sdst", f"--local-addr={address}",
-            "--rdzv-conf=last_call_timeout=20,keep_alive_interval=3,keep_alive_max_attempt=4",
+            # The name of the machine, by which a launcher knows its own address, is no host's here.
+            f"--rdzv-conf=is_host={address == hosts[0][1]},last_call_timeout=20,"
+            "keep_alive_interval=3,keep_alive_max_attempt=4",
             "--monitor-interval=1", str(ROOT / "tests/distributed/program.py"),
             *arguments, f"--runs={ranks.folder}",
         ]  # fmt: skip
