@@ -2,7 +2,8 @@
 
 import shutil
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +116,14 @@ def store(empty_store, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.chdir(tmp_path)  # where MLflow puts the files of an sqlite store
     return mlflow.MlflowClient(uri)
+
+
+@pytest.fixture(autouse=True)
+def forget_processes() -> Iterator[None]:
+    """Accelerate remembers for a whole process how it was first started; tests start it anew."""
+    yield
+    if "accelerate" in sys.modules:
+        from accelerate.state import AcceleratorState, GradientState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()

@@ -172,7 +172,9 @@ def _asked(variable: str) -> bool:
 
 def lost_contact(error: RuntimeError) -> bool:
     """Whether an error says that another process is gone or does not answer."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)  # gloo has no class of its own
+    # gloo has no class of its own, and names itself in some of its messages only.
+    of_gloo = any(words in str(error) for words in ("gloo", "pair closure"))
+    return isinstance(error, dist.DistError) or of_gloo
 
 
 def leave(accelerator: Accelerator, error: RuntimeError) -> NoReturn:

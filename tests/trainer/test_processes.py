@@ -1,6 +1,7 @@
 """A launch that became another one than was asked for is refused in one line."""
 
 import pytest
+from accelerate import Accelerator
 
 from trainer.main import main
 
@@ -24,6 +25,7 @@ from trainer.main import main
 def test_a_launch_that_became_another_one_is_refused(
     command, monkeypatch, capsys, environment, flags, message
 ):
+    Accelerator(cpu=True)  # what was got: one process, whatever is asked for below
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert main(command(**flags)) == 2
