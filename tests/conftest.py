@@ -92,6 +92,42 @@ def build_feature_set(
 
 
 @pytest.fixture(scope="session")
+def splits(
+    make_features: Callable[..., FeatureSet], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder with the feature sets train (16 videos), dev and val (4 each)."""
+    folder = tmp_path_factory.mktemp("features")
+    for seed, split in enumerate(("train", "dev", "val")):
+        make_features(folder / split, videos=16 if split == "train" else 4, seed=seed)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(splits: Path) -> dict[str, Any]:
+    """The flags that a run of the trainer on `splits` needs at least, six steps an epoch."""
+    return {
+        "data.train": splits / "train",
+        "data.selection": splits / "dev",
+        "data.report": splits / "val",
+        "data.batch_size": 8,
+        "data.order.lanes": 8,
+        "model.video_width": VIDEO_WIDTH,
+        "model.text_width": TEXT_WIDTH,
+        "model.layers": "[-1, -2]",
+        "model.width": 32,
+        "model.heads": 4,
+        "model.queries": 5,
+        "optim.warmup": 5,
+        "tracking.mlflow": "false",
+    }
+
+
+@pytest.fixture(scope="session")
+def provenance() -> Provenance:
+    return PROVENANCE
+
+
+@pytest.fixture(scope="session")
 def make_features() -> Callable[..., FeatureSet]:
     return build_feature_set
 

@@ -11,6 +11,62 @@ from trainer.timeline import ticks
 MAX_POINTS = 120  # more would not be told apart at the width of a chart
 
 
+LEFT, TOP, BOTTOM = 44, 12, 40  # room for ticks and labels around the plot, in units of the drawing
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The plot of a drawing of `width` x `height`, with `right` units beside it for names.
+
+    `x` and `y` are the (least, greatest) values that it spans.
+    """
+
+    width: int
+    height: int
+    right: int
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Where a value lies in the drawing."""
+        (x_low, x_high), (y_low, y_high) = self.x, self.y
+        x_scale = (self.width - LEFT - self.right) / ((x_high - x_low) or 1.0)
+        y_scale = (self.height - TOP - BOTTOM) / ((y_high - y_low) or 1.0)
+        return LEFT + (x - x_low) * x_scale, self.height - BOTTOM - (y - y_low) * y_scale
+
+    def draw(self, x_label: str, y_label: str, x_ticks: int) -> list[str]:
+        """Grid, about `x_ticks` ticks below and five on the left, and the labels."""
+        out = []
+        for value in ticks(*self.y, 5):
+            _, y = self.at(self.x[0], value)
+            out.append(
+                f'<path class="grid" d="M{LEFT} {y:.1f}H{self.width - self.right}"/>'
+                f'<text class="tick" x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">'
+                f"{short(value)}</text>"
+            )
+        for value in ticks(*self.x, x_ticks):
+            x, _ = self.at(value, self.y[0])
+            out.append(
+                f'<text class="tick" x="{x:.1f}" y="{self.height - BOTTOM + 17}" '
+                f'text-anchor="middle">{short(value)}</text>'
+            )
+        centre_x = (LEFT + self.width - self.right) / 2
+        centre_y = (TOP + self.height - BOTTOM) / 2
+        out.append(
+            f'<text class="axis" x="{centre_x:.0f}" y="{self.height - 6}" text-anchor="middle">'
+            f"{escape(x_label)}</text>"
+            f'<text class="axis" transform="translate(11 {centre_y:.0f}) rotate(-90)" '
+            f'text-anchor="middle">{escape(y_label)}</text>'
+        )
+        return out
+
+
+def open_svg(width: int, height: int, words: str) -> str:
+    """The beginning of a drawing that screen readers read as `words`."""
+    label = escape(words)
+    return f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">'
+
+
 @dataclass(frozen=True)
 class Series:
     """One named line; points without a finite y are left out."""
@@ -46,39 +102,14 @@ def line_chart(
     named = len(drawn) > 1
     width, height = size
     longest = max(len(name) for name, _ in drawn)
-    left, right, top, bottom = 44, (max(76, 20 + 7 * longest) if named else 14), 12, 40
-    x_scale = (width - left - right) / ((x_high - x_low) or 1.0)
-    y_scale = (height - top - bottom) / ((y_high - y_low) or 1.0)
+    right = max(76, 20 + 7 * longest) if named else 14
+    axes = Axes(width, height, right, (x_low, x_high), (y_low, y_high))
+    at = axes.at
 
-    def at(x: float, y: float) -> tuple[float, float]:
-        return left + (x - x_low) * x_scale, height - bottom - (y - y_low) * y_scale
-
-    out = [
-        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escape(_spoken(title, x_label, drawn))}">'
-    ]
-    for value in ticks(y_low, y_high, 5):
-        _, y = at(0, value)
-        out.append(f'<path class="grid" d="M{left} {y:.1f}H{width - right}"/>')
-        out.append(
-            f'<text class="tick" x="{left - 7}" y="{y + 4:.1f}" text-anchor="end">'
-            f"{short(value)}</text>"
-        )
-    for value in ticks(x_low, x_high, (width - left - right) // 55):
-        x, _ = at(value, 0)
-        out.append(
-            f'<text class="tick" x="{x:.1f}" y="{height - bottom + 17}" text-anchor="middle">'
-            f"{short(value)}</text>"
-        )
-    centre_x, centre_y = (left + width - right) / 2, (top + height - bottom) / 2
-    out.append(
-        f'<text class="axis" x="{centre_x:.0f}" y="{height - 6}" text-anchor="middle">'
-        f"{escape(x_label)}</text>"
-        f'<text class="axis" transform="translate(11 {centre_y:.0f}) rotate(-90)" '
-        f'text-anchor="middle">{escape(y_label)}</text>'
-    )
+    out = [open_svg(width, height, _spoken(title, x_label, drawn))]
+    out += axes.draw(x_label, y_label, (width - LEFT - right) // 55)
     label_heights = apart(
-        [at(*bins[-1][:2])[1] for _, bins in drawn], gap=13, low=top, high=height - bottom
+        [at(*bins[-1][:2])[1] for _, bins in drawn], gap=13, low=TOP, high=height - BOTTOM
     )
     for index, (name, bins) in enumerate(drawn):
         colour = f"s{index % 6}"

@@ -186,7 +186,7 @@ def verify(path: Path) -> None:
 
 
 def read(path: Path) -> Checkpoint:
-    """Everything that was saved; the weights are checked against a model by `check_weights`."""
+    """Everything that was saved. `load_weights` is what checks weights against a model."""
     return Checkpoint(
         load_file(path / WEIGHTS),
         load_file(path / STATES),

@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,22 +18,6 @@ from data_pipeline.shards import FeatureSet, Provenance
 from data_pipeline.storage import Location, Source
 from data_pipeline.verify import verify
 from launch import shards as shards_command
-
-PROVENANCE = Provenance(
-    video_encoder="test",
-    video_weights=None,
-    video_layers=(0, 1),
-    text_encoder="test",
-    text_weights=None,
-    text_layers=(0, 1),
-    tokenizer=None,
-    clip_length=2.0,
-    frames_per_clip=1,
-    preprocessing="none",
-    arithmetic="float32",
-    options={},
-    version="0",
-)
 
 
 def sample(vid: str, clips: int = 3, seed: int = 0) -> Sample:
@@ -54,26 +39,33 @@ def sample(vid: str, clips: int = 3, seed: int = 0) -> Sample:
 VIDS = ("Ab.c_1.0", "ab.c_1.0", "x/y " * 40)
 
 
-def write_set(folder: Source, samples: list[list[Sample]]) -> FeatureSet:
-    Location(folder).mkdir()
-    indexes = []
-    for number, group in enumerate(samples):
-        with ShardWriter(folder, f"{number:05d}") as writer:
-            for one in group:
-                writer.add(one)
-            indexes.append(writer.commit([Failure("gone", "missing", "gone: no such file")]))
-    write_manifest(folder, "train", PROVENANCE, {"name": "a.jsonl"}, indexes)
-    return FeatureSet(folder)
+WriteSet = Callable[[Source, list[list[Sample]]], FeatureSet]
 
 
 @pytest.fixture
-def features(tmp_path: Path) -> FeatureSet:
+def write_set(provenance: Provenance) -> WriteSet:
+    def write(folder: Source, samples: list[list[Sample]]) -> FeatureSet:
+        Location(folder).mkdir()
+        indexes = []
+        for number, group in enumerate(samples):
+            with ShardWriter(folder, f"{number:05d}") as writer:
+                for one in group:
+                    writer.add(one)
+                indexes.append(writer.commit([Failure("gone", "missing", "gone: no such file")]))
+        write_manifest(folder, "train", provenance, {"name": "a.jsonl"}, indexes)
+        return FeatureSet(folder)
+
+    return write
+
+
+@pytest.fixture
+def features(tmp_path: Path, write_set: WriteSet) -> FeatureSet:
     samples = [sample(vid, clips=2 + n, seed=n) for n, vid in enumerate(VIDS)]
     return write_set(tmp_path / "set", [samples[:2], samples[2:]])
 
 
 def test_a_set_in_an_object_store_has_the_bytes_of_a_local_one_and_verifies(
-    features: FeatureSet, bucket: str
+    features: FeatureSet, bucket: str, write_set: WriteSet
 ) -> None:
     samples = [sample(vid, clips=2 + n, seed=n) for n, vid in enumerate(VIDS)]
     stored = write_set(f"{bucket}/set", [samples[:2], samples[2:]])
@@ -84,7 +76,7 @@ def test_a_set_in_an_object_store_has_the_bytes_of_a_local_one_and_verifies(
     assert shards_command.main(["verify", str(stored.folder)]) == 0
 
 
-def test_samples_come_back_as_they_went_in(features: FeatureSet) -> None:
+def test_samples_come_back_as_they_went_in(features: FeatureSet, provenance: Provenance) -> None:
     assert [entry.shard for entry in features.samples] == [0, 0, 1]
     assert [entry.clips for entry in features.samples] == [2, 3, 4]
     assert features.samples[0].queries == (3, 4)
@@ -98,10 +90,12 @@ def test_samples_come_back_as_they_went_in(features: FeatureSet) -> None:
     assert features.read(0).queries[1].tokens == (3, 7)
     assert features.read(0).queries[1].annotation.query == "a cät"
     assert (features.video_shape, features.text_shape) == ((2, 5), (2, 4))
-    assert features.provenance == PROVENANCE
+    assert features.provenance == provenance
 
 
-def test_equal_samples_make_equal_bytes(features: FeatureSet, tmp_path: Path) -> None:
+def test_equal_samples_make_equal_bytes(
+    features: FeatureSet, tmp_path: Path, write_set: WriteSet
+) -> None:
     samples = [sample(vid, clips=2 + n, seed=n) for n, vid in enumerate(VIDS)]
     again = write_set(tmp_path / "again", [samples[:2], samples[2:]])
     for name in ("00000.tar", "00000.json", "00001.tar", "00001.json", "manifest.json"):
@@ -151,7 +145,7 @@ def test_a_whole_set_verifies_and_every_flipped_bit_is_found(features: FeatureSe
     assert any("00001.tar" in fault and "SHA-256" in fault for fault in faults)
 
 
-def test_values_and_lengths_are_verified(tmp_path: Path) -> None:
+def test_values_and_lengths_are_verified(tmp_path: Path, write_set: WriteSet) -> None:
     bad = sample("nan")
     bad.video[0, 0, 0] = np.nan
     short = Sample(**{**vars(sample("short")), "duration": 60.0})
@@ -161,7 +155,7 @@ def test_values_and_lengths_are_verified(tmp_path: Path) -> None:
     assert "sample 'short': 3 clips, its 60.00 s make 30" in faults[1]
 
 
-def test_counts_are_verified(tmp_path: Path) -> None:
+def test_counts_are_verified(tmp_path: Path, write_set: WriteSet) -> None:
     folder = write_set(tmp_path / "set", [[sample("a")], [sample("a")]]).folder
     manifest = json.loads((folder / "manifest.json").read_bytes())
     manifest["totals"]["clips"] += 1
@@ -237,7 +231,9 @@ def test_a_sample_without_one_of_the_layers_is_refused_when_it_is_written(tmp_pa
             writer.add(fewer)
 
 
-def test_an_index_of_other_layers_than_the_manifest_is_refused(tmp_path: Path) -> None:
+def test_an_index_of_other_layers_than_the_manifest_is_refused(
+    tmp_path: Path, write_set: WriteSet
+) -> None:
     fewer = sample("fewer")
     fewer = Sample(**{**vars(fewer), "video": fewer.video[:, :1]})
     with pytest.raises(InputError, match=r"00001\.json: features are .*\[1, 5\]"):

@@ -17,32 +17,16 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
-def flags(make_features, tmp_path_factory):
+def flags(tiny_run):
     """The flags of a run of 24 steps without dropout, whose draws depend on the number of ranks."""
-    folder = tmp_path_factory.mktemp("features")
-    for seed, split in enumerate(("train", "dev", "val")):
-        make_features(folder / split, videos=16 if split == "train" else 4, seed=seed)
-    values = {
+    values = tiny_run | {
         "epochs": 4,
-        "data.train": folder / "train",
-        "data.selection": folder / "dev",
-        "data.report": folder / "val",
-        "data.batch_size": 8,
-        "data.order.lanes": 8,
-        "model.video_width": 12,
-        "model.text_width": 10,
-        "model.layers": "[-1, -2]",
-        "model.width": 32,
-        "model.heads": 4,
-        "model.queries": 5,
         "model.input_dropout": 0.0,
         "model.dropout": 0.0,
         "optim.lr": 0.001,
-        "optim.warmup": 5,
         "optim.averaging": 0.99,
         "eval.every": 4,
         "tracking.every": 1,
-        "tracking.mlflow": "false",
         "timeout": 60,
     }
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from trainer.charts import apart, rounded, short
+from trainer.charts import BOTTOM, TOP, Axes, apart, open_svg, rounded, short
 from trainer.timeline import ticks
 
 COLOURS = 6  # lines that are told apart by colour; further runs are drawn in grey
@@ -36,7 +36,7 @@ def interval_chart(title: str, points: Sequence[Point]) -> Markup:
     def at(value: float) -> float:
         return left + (value - low) * scale
 
-    out = [_open(width, height, f"{title}. {_spoken(points)}")]
+    out = [open_svg(width, height, f"{title}. {_spoken(points)}")]
     for value in ticks(low, high, 4):
         out.append(f'<path class="grid" d="M{at(value):.1f} {top}V{bottom}"/>')
         out.append(
@@ -63,57 +63,30 @@ def interval_chart(title: str, points: Sequence[Point]) -> Markup:
 
 def scatter_chart(title: str, x_label: str, y_label: str, points: Sequence[Point]) -> Markup:
     """Runs as dots with their intervals; those that have a colour are named."""
-    width, height, left, right, top, bottom = 420, 250, 44, 118, 12, 40
-    x_low, x_high = rounded(min(p.x for p in points), max(p.x for p in points))
-    y_low, y_high = rounded(min(p.low for p in points), max(p.high for p in points))
-    x_scale = (width - left - right) / ((x_high - x_low) or 1.0)
-    y_scale = (height - top - bottom) / ((y_high - y_low) or 1.0)
+    width, height, right = 420, 250, 118
+    x_range = rounded(min(p.x for p in points), max(p.x for p in points))
+    y_range = rounded(min(p.low for p in points), max(p.high for p in points))
+    axes = Axes(width, height, right, x_range, y_range)
+    at = axes.at
 
-    def at(x: float, y: float) -> tuple[float, float]:
-        return left + (x - x_low) * x_scale, height - bottom - (y - y_low) * y_scale
-
-    out = [_open(width, height, f"{title}. {_spoken(points)}")]
-    for value in ticks(y_low, y_high, 5):
-        _, y = at(0, value)
-        out.append(
-            f'<path class="grid" d="M{left} {y:.1f}H{width - right}"/>'
-            f'<text class="tick" x="{left - 7}" y="{y + 4:.1f}" text-anchor="end">'
-            f"{short(value)}</text>"
-        )
-    for value in ticks(x_low, x_high, 4):
-        x, _ = at(value, 0)
-        out.append(
-            f'<text class="tick" x="{x:.1f}" y="{height - bottom + 17}" text-anchor="middle">'
-            f"{short(value)}</text>"
-        )
-    centre_x, centre_y = (left + width - right) / 2, (top + height - bottom) / 2
-    out.append(
-        f'<text class="axis" x="{centre_x:.0f}" y="{height - 6}" text-anchor="middle">'
-        f"{escape(x_label)}</text>"
-        f'<text class="axis" transform="translate(11 {centre_y:.0f}) rotate(-90)" '
-        f'text-anchor="middle">{escape(y_label)}</text>'
-    )
+    out = [open_svg(width, height, f"{title}. {_spoken(points)}")]
+    out += axes.draw(x_label, y_label, 4)
     for point in sorted(points, key=lambda p: -p.colour):  # the named ones on top
         (x, y), colour = at(point.x, point.y), _colour(point)
-        _, y_of_low = at(0, point.low)
-        _, y_of_high = at(0, point.high)
+        _, y_of_low = at(point.x, point.low)
+        _, y_of_high = at(point.x, point.high)
         out.append(
             f'<path class="whisker {colour}" d="M{x:.1f} {y_of_low:.1f}V{y_of_high:.1f}"/>'
             f'<circle class="dot {colour}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
         )
     named = [point for point in points if point.colour < COLOURS]
-    heights = apart([at(p.x, p.y)[1] for p in named], gap=14, low=top + 4, high=height - bottom)
+    heights = apart([at(p.x, p.y)[1] for p in named], gap=14, low=TOP + 4, high=height - BOTTOM)
     for point, label in zip(named, heights, strict=True):
         out.append(
             f'<text class="name {_colour(point)}" x="{width - right + 10}" y="{label + 4:.1f}">'
             f"{escape(cut(point.name))}</text>"
         )
     return Markup("".join([*out, "</svg>"]))
-
-
-def _open(width: int, height: int, words: str) -> str:
-    label = escape(words)
-    return f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">'
 
 
 def _colour(point: Point) -> str:
