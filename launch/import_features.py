@@ -17,8 +17,6 @@ from trainer.cli import command, parse_config
 
 EXIT_FAULTS = 1
 
-SPELLINGS = {"--video-dir": "--video_dir", "--text-dir": "--text_dir", "--out": "--output"}
-
 
 @command
 def main(args: Sequence[str] | None = None) -> int:
@@ -34,8 +32,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _spelt(argument: str) -> str:
-    name, separator, value = argument.partition("=")
-    return SPELLINGS.get(name, name) + separator + value
+    """`--out`, short for `--output`."""
+    name, equals, value = argument.partition("=")
+    return ("--output" if name == "--out" else name) + equals + value
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def tell(summary: Summary, config: JobConfig) -> None:
         lines.append(f"… and {failed - CAUSES_SHOWN} more")
     lines.append(
         f"Each with its cause: {Location(config.output) / 'failures.jsonl'}; after mending them, "
-        "run the same command with --retry_failed true"
+        "run the same command with --retry-failed true"
     )
     if summary.failed:
         lines.append(f"More than {config.threshold:.0%}: the job counts as failed (status 1)")

@@ -29,7 +29,10 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 def make_parser(description: str | None) -> jsonargparse.ArgumentParser:
     """A parser that raises instead of exiting; add arguments to it, then call `parse`."""
-    return jsonargparse.ArgumentParser(description=description, exit_on_error=False)
+    # Without abbreviations: `--epoch 3` is a mistyped key, not a short one.
+    return jsonargparse.ArgumentParser(
+        description=description, exit_on_error=False, allow_abbrev=False
+    )
 
 
 def parse(parser: jsonargparse.ArgumentParser, args: Sequence[str] | None) -> Any:
@@ -48,7 +51,11 @@ def parse(parser: jsonargparse.ArgumentParser, args: Sequence[str] | None) -> An
 def parse_config(
     schema: type[Config], args: Sequence[str] | None, description: str | None = None
 ) -> Config:
-    """Read `--config FILE` and `--section.field value` overrides into the dataclass `schema`."""
+    """Read `--config FILE` and `--section.field value` overrides into the dataclass `schema`.
+
+    Dashes in a flag's name are as good as underscores.
+    """
+    args = [_underscored(argument) for argument in (sys.argv[1:] if args is None else args)]
     parser = make_parser(description)
     parser.add_argument("--config", action="config", help="YAML file; later flags override it")
     parser.add_class_arguments(schema)
@@ -58,6 +65,13 @@ def parse_config(
         return schema(**values)
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def _underscored(argument: str) -> str:
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
 
 
 def load_config(schema: type[Config], path: Path) -> Config:

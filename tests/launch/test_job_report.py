@@ -78,7 +78,7 @@ def test_too_many_failures_give_status_1_and_are_told_with_their_causes(
         "v1.mp4: is [empty]",
         "… and 2 more",
         "failures.jsonl",
-        "--retry_failed true",
+        "--retry-failed true",
         "More than 5%: the job counts as failed (status 1)",
     ):
         assert part in printed

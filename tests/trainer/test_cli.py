@@ -33,6 +33,15 @@ def test_later_flags_override_the_file_which_overrides_the_defaults(tmp_path):
     assert config == Whole(seed=3, part=Part(width=6, layers=(2,)))
 
 
+def test_dashes_in_a_flag_are_as_good_as_underscores():
+    @dataclass(frozen=True)
+    class Named:
+        two_words: int = 0
+
+    assert parse_config(Named, ["--two-words", "-3"]) == Named(-3)
+    assert parse_config(Named, ["--two-words=-3"]) == Named(-3)
+
+
 def test_a_dumped_configuration_is_read_back_unchanged(tmp_path):
     config = Whole(seed=7, folder=Path("a/b"), part=Part(3, (1, 2), "far"))
     (tmp_path / "c.yaml").write_text(dump_config(config))
@@ -47,6 +56,7 @@ def test_a_dumped_configuration_is_read_back_unchanged(tmp_path):
         ("[1", [], "c.yaml: not valid YAML"),
         ("seed: x", [], "Expected a <class 'int'>"),
         ("{}", ["--part.kidn", "far"], "unknown key 'part.kidn'; did you mean 'part.kind'?"),
+        ("{}", ["--see", "3"], "unknown key 'see'; did you mean 'seed'?"),
         ("{}", ["--part.kind", "fra"], "'near', 'far'"),
         ("{}", ["--part.width", "0"], "part.width must be at least 1, found 0"),
     ],
