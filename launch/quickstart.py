@@ -3,7 +3,6 @@
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -113,17 +113,21 @@ def train(config: QuickstartConfig) -> None:
 
 
 def run(words: Sequence[str]) -> None:
-    """Run a command as a user would; its failure is ours, said once by the command itself.
+    """Run a launcher as a user would; a failure is ours, said once by what it launched.
 
-    It gets a process group of its own, so that Ctrl-C reaches it once, through us, and we leave
-    after it has.
+    Ctrl-C reaches what it launched, once, through us, and we leave after that has: the launcher
+    itself would leave with a trace before the training is saved.
     """
-    process = subprocess.Popen(words, start_new_session=True)
+    launcher = psutil.Popen(words, start_new_session=True)
     try:
-        status = process.wait()
+        status = launcher.wait()
     except BaseException:
-        os.killpg(process.pid, signal.SIGINT)
-        process.wait()
+        launched = launcher.children()
+        for process in launched:
+            process.send_signal(signal.SIGINT)
+        if not launched:
+            launcher.terminate()
+        launcher.wait()
         raise
     if status:
         raise SystemExit(status)

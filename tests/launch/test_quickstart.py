@@ -1,4 +1,9 @@
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import mlflow
@@ -51,3 +56,42 @@ def test_the_whole_job_runs_and_a_second_call_does_only_what_is_missing(
 
 def is_result(path: Path) -> bool:
     return path.suffix in {".mp4", ".tar", ".safetensors", ".html"} or path.name == "metrics.jsonl"
+
+
+LAUNCHED = """
+import pathlib, signal, sys, time
+def save(*_):
+    time.sleep(1)
+    pathlib.Path(sys.argv[1], "saved").touch()
+    sys.exit(130)
+signal.signal(signal.SIGINT, save)
+pathlib.Path(sys.argv[1], "began").touch()
+time.sleep(100)
+"""
+LAUNCHER = f"""
+import subprocess, sys
+subprocess.run([sys.executable, "-c", {LAUNCHED!r}, sys.argv[1]])
+"""
+US = """
+import sys
+from launch.quickstart import run
+from trainer.cli import command
+@command
+def main(args=None):
+    run([sys.executable, "-c", sys.argv[1], sys.argv[2]])
+sys.exit(main())
+"""
+
+
+def test_ctrl_c_waits_until_the_training_is_saved_and_shows_no_trace(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", US, LAUNCHER, str(tmp_path)], stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "began").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert (tmp_path / "saved").exists()
+    assert said == "interrupted; run the same command again to go on\n"
