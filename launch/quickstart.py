@@ -142,9 +142,13 @@ def close(config: QuickstartConfig, times: Sequence[tuple[str, float]]) -> None:
     folder = config.runs / config.name
     video = min((config.data / "videos").glob("*.mp4"))
     sentence = shlex.quote("a red circle drifts to the left")
-    CONSOLE.print(f"\nThe report:      {folder / 'report.html'}")
-    CONSOLE.print(f"Runs in MLflow:  mlflow ui --backend-store-uri {redact(store_uri())}")
-    CONSOLE.print(f"Ask any video:   python -m launch.predict {video} {sentence}")
+    environment = os.path.relpath(Path(sys.executable).parent)
+    for line in (
+        f"\nThe report:      {folder / 'report.html'}",
+        f"Runs in MLflow:  {environment}/mlflow ui --backend-store-uri {redact(store_uri())}",
+        f"Ask any video:   {environment}/python -m launch.predict {video} {sentence}",
+    ):  # not wrapped: a command is there to be copied
+        CONSOLE.print(line, soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":

@@ -163,7 +163,12 @@ def _write_videos(
     )
     with pool, Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task("Videos", total=len(missing))
-        jobs = [pool.submit(_write_video, video, folder, size) for video in missing]
+        # Workers inherit the block: from their first moment Ctrl-C is left to this process.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            jobs = [pool.submit(_write_video, video, folder, size) for video in missing]
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         try:
             for job in as_completed(jobs):
                 job.result()
@@ -175,8 +180,7 @@ def _write_videos(
 
 
 def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and do not outlive it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Do not outlive the parent."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
