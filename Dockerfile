@@ -1,4 +1,4 @@
-# One image for everything: extraction, training, evaluation, prediction and the MLflow server.
+# Extraction, training, evaluation, prediction and the MLflow server, with CUDA or without.
 #
 #   make image                                 the CPU image, with buildah
 #   make image TARGET=cuda                     for NVIDIA GPUs
@@ -41,51 +41,82 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     --mount=type=cache,target=/root/.cache/pip \
     /usr/bin/python3 -m pip install ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} \
         --no-compile --editable ".[${EXTRAS}]"
-# A third of that is never used here: tests, headers, type stubs, Ray's Java and RLlib, source maps,
-# Arrow's network protocol, and symbol tables. (With CUDA the headers are: Triton compiles against
-# them. Symbols stay where a wheel's libraries were patched after linking, as NumPy's: stripped,
-# those do not load.)
+# A third of that is never used here: tests, headers and C sources, type stubs, Ray's Java and RLlib,
+# source maps, Arrow's network protocol, what boto knows of services other than the bucket and its
+# login, and symbol tables. (With CUDA the headers are: Triton compiles against them. Symbols stay
+# where a wheel's libraries were patched after linking, as NumPy's: stripped, those do not load.)
 RUN find /opt/venv -depth -type d \( -name tests -o -name test -o -name include -o -name jars \
         -o -path '*/ray/rllib' \) \
         -exec rm -rf {} + \
     && find /opt/venv -type f \( -path '*/torch/bin/*' ! -name torch_shm_manager \
-        -o -name '*.js.map' -o -name '*.pyi' -o -name 'libarrow_flight*' \) -delete \
+        -o -name '*.js.map' -o -name '*.pyi' -o -name '*.c' -o -name '*.cpp' -o -name '*.pyx' \
+        -o -name '*.pxd' -o -name '*.h' -o -name 'libarrow_flight*' \) -delete \
+    && find /opt/venv/lib/python3.11/site-packages/botocore/data -mindepth 1 -maxdepth 1 -type d \
+        ! -name s3 ! -name sts ! -name 'sso*' ! -name signin -exec rm -rf {} + \
     && find /opt/venv -type f \( -path '*/torch/lib/*.so' -o -path '*/pyarrow/*.so.*' \
         -o -path '*/ray/*.so' -o -path '*/ray/core/*/raylet' -o -path '*/ray/core/*/gcs_server' \
         -o -name '*.abi3.so' \) -exec strip --strip-unneeded {} +
 
 FROM builder AS packages-cuda
-ARG EXTRAS=internvideo2,s3,deepspeed,gpu
+ARG EXTRAS=quickstart,internvideo2,s3,deepspeed,gpu
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     --mount=type=cache,target=/root/.cache/pip \
-    /usr/bin/python3 -m pip install --editable ".[${EXTRAS}]"
+    /usr/bin/python3 -m pip install --no-compile --editable ".[${EXTRAS}]"
+RUN find /opt/venv -depth -type d \( -name tests -o -name test -o -name jars -o -path '*/ray/rllib' \) \
+        -exec rm -rf {} + \
+    && find /opt/venv -type f \( -name '*.js.map' -o -name '*.pyi' -o -path '*/cupti/*.a' \) -delete
 
-FROM python AS code
+FROM python AS runtime
 ARG VERSION=0.1.0
-ARG REVISION=unknown
 LABEL org.opencontainers.image.title="sdst" \
       org.opencontainers.image.description="Ground sentences in video: extraction, training, prediction" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.version="${VERSION}"
+# The root file system may be read-only: caches go to the home folder, /tmp, results to /data. A pod's
+# first process leaves its bytecode there for the others; in the image it would weigh 400 MB.
+ENV HOME=/tmp PYTHONPATH=/opt/sdst PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=/tmp/bytecode
+WORKDIR /data
+RUN chown 1000:1000 /data
+
+FROM scratch AS code
 COPY pyproject.toml README.md LICENSE /opt/sdst/
 COPY configs /opt/sdst/configs
 COPY model /opt/sdst/model
 COPY data_pipeline /opt/sdst/data_pipeline
 COPY trainer /opt/sdst/trainer
 COPY launch /opt/sdst/launch
-# The root file system may be read-only: caches go to the home folder, /tmp, results to /data. A pod's
-# first process leaves its bytecode there for the others; in the image it would weigh 400 MB.
-ENV HOME=/tmp PYTHONPATH=/opt/sdst PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=/tmp/bytecode
-WORKDIR /data
-RUN chown 1000:1000 /data
-USER 1000:1000
-# No init process and no shell: what is started is process 1 and gets the signals itself.
-CMD ["python", "-m", "launch.quickstart"]
 
-FROM code AS cuda
-ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+# The packages come first: with other code only the last layer, some hundred kilobytes, is another.
+FROM runtime AS environment-cuda
+# Triton compiles its binding to the driver when the first kernel runs, and has no other way. That is
+# one C file, for which the smallest compiler there is will do.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libc6-dev tcc \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt
+COPY --from=builder /usr/include/python3.11 /usr/include/python3.11
+COPY --from=builder /usr/include/x86_64-linux-gnu/python3.11 \
+    /usr/include/x86_64-linux-gnu/python3.11
+ENV CC=/opt/sdst/launch/triton-cc.sh NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=packages-cuda /opt/venv /opt/venv
 
-FROM code AS cpu
+# No init process and no shell: what is started is process 1 and gets the signals itself.
+FROM environment-cuda AS cuda
+ARG REVISION=unknown
+LABEL org.opencontainers.image.revision="${REVISION}"
+ENV SDST_REVISION="${REVISION}"
+COPY --from=code /opt/sdst /opt/sdst
+USER 1000:1000
+CMD ["python", "-m", "launch.quickstart"]
+
+FROM runtime AS environment-cpu
 COPY --from=packages-cpu /opt/venv /opt/venv
+
+FROM environment-cpu AS cpu
+ARG REVISION=unknown
+LABEL org.opencontainers.image.revision="${REVISION}"
+ENV SDST_REVISION="${REVISION}"
+COPY --from=code /opt/sdst /opt/sdst
+USER 1000:1000
+CMD ["python", "-m", "launch.quickstart"]

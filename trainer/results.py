@@ -59,7 +59,8 @@ def stamp(features: FeatureSet) -> str:
 
 
 def code_revision() -> str:
-    """The commit of the checkout that this file lies in, or the installed version."""
+    """The commit of the checkout that this file lies in, of the image (SDST_REVISION), or the
+    installed version."""
     folder = Path(__file__).resolve().parent
     try:
         revision = subprocess.run(
@@ -69,6 +70,8 @@ def code_revision() -> str:
             check=True,
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
+        if os.environ.get("SDST_REVISION"):
+            return os.environ["SDST_REVISION"]
         try:
             return f"sdst {version('sdst')}"
         except PackageNotFoundError:
