@@ -19,6 +19,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from data_pipeline.errors import InputError
 from data_pipeline.plan import find_video
@@ -132,6 +133,11 @@ class Decoders:
 
     def __init__(self, decoding: Decoding, count: int, cpus: float) -> None:
         actor: Any = ray.remote(num_cpus=cpus, max_restarts=-1)(Decoder)
+        if not cpus:
+            # They share their encoder's processors: without this, Ray would put them anywhere, also
+            # on a head that is to do no work.
+            here = ray.get_runtime_context().get_node_id()
+            actor = actor.options(scheduling_strategy=NodeAffinitySchedulingStrategy(here, False))
         self._decoding = decoding
         self._idle = [actor.remote(decoding) for _ in range(count)]
         self._running: dict[Any, _Stream] = {}
