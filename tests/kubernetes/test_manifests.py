@@ -19,6 +19,26 @@ def test_every_image_has_a_version(overlay: Any) -> None:
             assert tag != "latest", f"{name}: {container['image']}"
 
 
+def test_every_image_has_what_runs_in_it(overlay: Any) -> None:
+    stages = re.findall(r"AS packages-(\w+)\nARG EXTRAS=(\S+)", (ROOT / "Dockerfile").read_text())
+    extras = {target: set(names.split(",")) for target, names in stages}
+    assert set(extras) == {"cpu", "cuda"}
+    for name, pod in overlay.pods():
+        for container in overlay.containers(pod):
+            if "sdst" not in container["image"]:
+                continue
+            target = container["image"].rpartition("-")[2]
+            words = [*container.get("command", []), *container.get("args", [])]
+            needed = (
+                {"mlflow-server"} if "mlflow" in words else {"internvideo2", "quickstart", "s3"}
+            )
+            if "--use_deepspeed" in words:
+                needed.add("deepspeed")
+            assert needed <= extras[target], f"{name}: {container['image']}"
+            if "nvidia.com/gpu" in container["resources"]["limits"]:
+                assert target == "cuda", f"{name}: {container['image']}"
+
+
 def test_no_secret_is_in_a_manifest(overlay: Any) -> None:
     assert not overlay.of("Secret")
     for name, pod in overlay.pods():
