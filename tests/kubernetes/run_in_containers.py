@@ -1,297 +1,259 @@
-"""Run the training that the manifests describe in real containers, and take nodes away from it.
+"""Run what the manifests describe in real containers on this machine, without a cluster.
 
-    python tests/kubernetes/run_in_containers.py --image localhost/sdst:0.1.0-cpu --work DIR \\
-        undisturbed preempted killed cut
+    python -m tests.kubernetes.run_in_containers --work DIR [what …]
 
-DIR/data holds the features, as `launch.quickstart --data DIR/data` makes them. A node is a
-container in a network namespace of its own; a bridge joins them. Command, environment, mounts, user
-and security context are those of the rendered `dev` overlay; PET_* variables are given as the
-Kubeflow Trainer gives them; which end of a node restarts the training is read from the manifest's
-policies. Needs root, podman, runc, iproute2 and kubectl.
+    quickstart    the image's own command, in small
+    dev           the `dev` overlay whole: videos, RayJob, TrainJob, evaluation, prediction
+    extraction    the `gpu` overlay's RayJob, its groups apart, undisturbed and with its head lost
+    undisturbed preempted killed cut
+                  training on two nodes, the second of which is taken away; the same weights
+    wrong         the same with a mistaken setting: it must not be tried again
+    cuda          the CUDA image without a GPU: it loads, and trains as `gpu` says
+
+In this order, all but the last by default; the later ones use the features that `dev` made.
+Every training is recorded by the manifests' MLflow on Postgres, and compared with what that has.
+Needs root, podman, runc, iproute2, kubectl, the image (`make image`), and one of Postgres: that of
+the manifest, or with --postgres another one of the same major version.
 """
 
 import argparse
-import contextlib
-import hashlib
 import json
-import re
+import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
-QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-BRIDGE, SUBNET = "sdst0", "10.77.0"
-MASTER = "sdst-node-0-0.sdst"
-LOST = "Pod sdst/{name} has condition DisruptionTarget matching FailJob rule at index 1"
-EXITED = "Container node for pod sdst/{name} failed with exit code {code} matching FailJob rule"
+from tests.kubernetes.containers import Cluster, Object, Pod, rendered, stop
+from tests.kubernetes.cuda_in_containers import without_a_gpu
+from tests.kubernetes.extraction_in_containers import SERVICE, extract, shards
+from tests.kubernetes.pod_network import Network
+from tests.kubernetes.tracking_in_containers import (
+    backup_and_restore,
+    compare_with_mlflow,
+    tracking,
+)
+from tests.kubernetes.training_in_containers import MASTER, Training, train, verdict
 
-
-def rendered(overlay: str) -> list[dict[str, Any]]:
-    command = ["kubectl", "kustomize", str(ROOT / "kubernetes/overlays" / overlay)]
-    return list(yaml.safe_load_all(subprocess.check_output(command, text=True)))
-
-
-def sh(*words: str, check: bool = True) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if check and done.returncode:
-        raise SystemExit(f"{' '.join(words)}: {done.stderr}")
-    return done.stdout.strip()
-
-
-@contextlib.contextmanager
-def network(nodes: int) -> Iterator[None]:
-    """A bridge, and one namespace per node with an `eth0` on it."""
-    remove_network(nodes)
-    sh("ip", "link", "add", BRIDGE, "type", "bridge")
-    sh("ip", "link", "set", BRIDGE, "up")
-    for node in range(nodes):
-        name = f"sdst-{node}"
-        sh("ip", "netns", "add", name)
-        sh("ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
-        sh("ip", "link", "set", name, "master", BRIDGE, "up")
-        inside = ("ip", "-n", name)
-        sh(*inside, "address", "add", f"{SUBNET}.{node + 1}/24", "dev", "eth0")
-        sh(*inside, "link", "set", "eth0", "up")
-        sh(*inside, "link", "set", "lo", "up")
-    try:
-        yield
-    finally:
-        remove_network(nodes)
-
-
-def remove_network(nodes: int) -> None:
-    for node in range(nodes):
-        sh("ip", "netns", "delete", f"sdst-{node}", check=False)
-    sh("ip", "link", "delete", BRIDGE, check=False)
-
-
-@dataclass
-class Manifests:
-    """What the rendered overlay says of a training, and where its claims lie on this machine."""
-
-    image: str
-    work: Path
-    objects: list[dict[str, Any]] = field(default_factory=lambda: rendered("dev"))
-
-    def data(self, name: str) -> dict[str, str]:
-        return next(
-            o["data"]
-            for o in self.objects
-            if o["kind"] == "ConfigMap" and o["metadata"]["name"] == name
-        )
-
-    @property
-    def jobset(self) -> dict[str, Any]:
-        runtime = next(o for o in self.objects if o["kind"] == "ClusterTrainingRuntime")
-        return runtime["spec"]["template"]["spec"]
-
-    @property
-    def job(self) -> dict[str, Any]:
-        return self.jobset["replicatedJobs"][0]["template"]["spec"]
-
-    def command(self, name: str, node: int, extra: dict[str, str]) -> list[str]:
-        """`podman run` of the training's container as the kubelet would start it."""
-        pod = self.job["template"]["spec"]
-        container, context = pod["containers"][0], pod["securityContext"]
-        environment: dict[str, str] = {}
-        for source in container["envFrom"]:
-            if "configMapRef" in source:
-                environment |= self.data(source["configMapRef"]["name"])
-        environment |= {v["name"]: v["value"] for v in container["env"] if "value" in v} | extra
-        words = [
-            *("podman", "--runtime", "runc", "run", "--name", name, "--hostname", name),
-            *("--network", f"ns:/run/netns/sdst-{node}", "--add-host", f"{MASTER}:{SUBNET}.1"),
-            *("--add-host", f"{name}:{SUBNET}.{node + 1}"),
-            *("--ulimit", "nofile=20000:20000", "--ulimit", "nproc=4096:4096"),
-            *("--user", f"{context['runAsUser']}:{context['runAsGroup']}"),
-            *("--cap-drop", "all", "--security-opt", "no-new-privileges"),
-        ]
-        if container["securityContext"]["readOnlyRootFilesystem"]:
-            words += ["--read-only", "--read-only-tmpfs=false"]
-        mounts = {m["name"]: m for m in container["volumeMounts"]}
-        for volume in pod["volumes"]:
-            words += self.mount(volume, mounts[volume["name"]])
-        for key, value in environment.items():
-            words += ["--env", f"{key}={value}"]
-        given = [*container["command"], *container["args"]]
-        expanded = [re.sub(r"\$\((\w+)\)", lambda m: environment[m[1]], word) for word in given]
-        return [*words, self.image, *expanded]
-
-    def mount(self, volume: dict[str, Any], mount: dict[str, Any]) -> list[str]:
-        place, suffix = mount["mountPath"], ":ro" if mount.get("readOnly") else ""
-        if "emptyDir" in volume:
-            size = volume["emptyDir"].get("sizeLimit", "1Gi").removesuffix("i").lower()
-            if place == "/dev/shm":
-                return ["--shm-size", size]
-            return ["--tmpfs", f"{place}:rw,mode=1777,size={size}"]
-        if "configMap" in volume:
-            folder = self.work / "config" / volume["configMap"]["name"]
-            folder.mkdir(parents=True, exist_ok=True)
-            for key, text in self.data(volume["configMap"]["name"]).items():
-                (folder / key).write_text(text)
-        else:
-            claim = volume["persistentVolumeClaim"]["claimName"]
-            folder = self.work / claim.removeprefix("sdst-")
-            folder.mkdir(exist_ok=True)
-            shutil.chown(folder, 1000, 1000)
-        return ["--volume", f"{folder}:{place}{suffix}"]
-
-    def verdict(self, name: str, code: int, lost: bool) -> str:
-        """What the JobSet does about a node's end, by the policies of Job and JobSet."""
-        reason, message = "BackoffLimitExceeded", "Job has reached the specified backoff limit"
-        for rule in self.job["podFailurePolicy"]["rules"]:
-            if lost and "onPodConditions" in rule:
-                reason, message = "PodFailurePolicy", LOST.format(name=name)
-            elif code in rule.get("onExitCodes", {}).get("values", ()):
-                reason, message = "PodFailurePolicy", EXITED.format(name=name, code=code)
-        for rule in self.jobset["failurePolicy"]["rules"]:
-            patterns = rule.get("onJobFailureMessagePatterns", [""])
-            if reason in rule["onJobFailureReasons"] and any(
-                re.search(pattern, message) for pattern in patterns
-            ):
-                return str(rule["action"])
-        return "RestartJobSet"
-
-
-class Training:
-    """All nodes of one run, started together and restarted together."""
-
-    def __init__(self, manifests: Manifests, run: str, nodes: int) -> None:
-        self._manifests, self._run, self._nodes = manifests, run, nodes
-        self._log = manifests.work / f"{run}.log"
-        self._processes: list[subprocess.Popen[bytes]] = []
-
-    def name(self, node: int) -> str:
-        return f"sdst-node-0-{node}"
-
-    def start(self) -> None:
-        self._processes = []
-        grace = self._manifests.job["template"]["spec"]["terminationGracePeriodSeconds"]
-        for node in range(self._nodes):
-            sh("podman", "rm", "--force", "--time", "0", self.name(node), check=False)
-            sh("ip", "link", "set", f"sdst-{node}", "up")
-            extra = {
-                "RUN": self._run,
-                "PET_NNODES": str(self._nodes),
-                "PET_NPROC_PER_NODE": "1",
-                "PET_NODE_RANK": str(node),
-                "PET_MASTER_ADDR": MASTER,
-                "PET_MASTER_PORT": "29400",
-            }
-            words = self._manifests.command(self.name(node), node, extra)
-            words.insert(words.index("run") + 1, f"--stop-timeout={grace}")
-            with self._log.open("ab") as log:
-                self._processes.append(subprocess.Popen(words, stdout=log, stderr=log))
-
-    def until_one_ends(self, limit: float) -> tuple[int, int] | None:
-        """The first node that ends with a fault and its status; None when all have succeeded."""
-        end = time.monotonic() + limit
-        while time.monotonic() < end:
-            codes = [process.poll() for process in self._processes]
-            for node, code in enumerate(codes):
-                if code not in (None, 0):
-                    return node, int(code or 0)
-            if all(code == 0 for code in codes):
-                return None
-            time.sleep(0.2)
-        raise SystemExit(f"{self._run}: not ended after {limit:.0f} s; see {self._log}")
-
-    def stop(self) -> None:
-        """As a deleted Job: SIGTERM to all that is left, SIGKILL after the grace period."""
-        for node in range(self._nodes):
-            subprocess.Popen(["podman", "stop", self.name(node)], **QUIET)
-        for process in self._processes:
-            process.wait()
-
-    def steps(self) -> int:
-        """Optimizer steps that are recorded."""
-        file = self._manifests.work / "runs" / self._run / "metrics.jsonl"
-        if not file.is_file():
-            return 0
-        records = [json.loads(line) for line in file.read_text().splitlines()]
-        return max((r["step"] for r in records if r["kind"] == "train"), default=0)
-
-
-def take_away(training: Training, how: str) -> float:
-    """Disturb the second node; returns when."""
-    name = training.name(1)
-    if how == "preempted":
-        sh("podman", "kill", "--signal", "TERM", name)
-    elif how == "killed":
-        sh("podman", "kill", "--signal", "KILL", name)
-    else:
-        sh("ip", "link", "set", "sdst-1", "down")
-    return time.monotonic()
-
-
-def carry_out(manifests: Manifests, how: str, nodes: int, limit: float) -> dict[str, Any]:
-    """Train to the end, with one disturbance; what happened, with times."""
-    shutil.rmtree(manifests.work / "runs" / how, ignore_errors=True)
-    training = Training(manifests, how, nodes)
-    told: dict[str, Any] = {"run": how}
-    began = time.monotonic()
-    training.start()
-    if how != "undisturbed":
-        while training.steps() < 1:
-            if any(process.poll() is not None for process in training._processes):
-                raise SystemExit(f"{how}: ended before its first step; see {training._log}")
-            time.sleep(0.2)
-        told["first step after"] = round(time.monotonic() - began, 1)
-        told["step at disturbance"] = training.steps()
-        disturbed = take_away(training, how)
-    restarts = 0
-    while (ended := training.until_one_ends(limit)) is not None:
-        node, code = ended
-        lost = how in ("killed", "cut") and node == 1
-        action = manifests.verdict(training.name(node), code, lost)
-        told.setdefault("ends", []).append({"node": node, "status": code, "then": action})
-        if restarts == 0:
-            told["noticed after"] = round(time.monotonic() - disturbed, 1)
-        training.stop()
-        if action == "FailJobSet" or restarts > 3:
-            raise SystemExit(f"{how}: failed for good: {told}")
-        restarts += 1
-        before = training.steps()
-        training.start()
-        while training.steps() <= before and training._processes[0].poll() is None:
-            time.sleep(0.2)
-        told["training again after"] = round(time.monotonic() - disturbed, 1)
-    told["seconds"] = round(time.monotonic() - began, 1)
-    weights = manifests.work / "runs" / how / "model" / "model.safetensors"
-    told["weights"] = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
-    return told
+DISTURBANCES = ("undisturbed", "preempted", "killed", "cut")
+NAMES = {
+    "sdst-node-0-0": (MASTER,),
+    "sdst-node-0-1": (),
+    "ray-head": (SERVICE,),
+    "ray-encode-0": (),
+    "ray-decode-0": (),
+    "ray-submitter": (),
+    "mlflow": (),
+    "postgres": (),
+    "job": (),
+}
+ENDURING = (
+    "--epochs=10",
+    "--checkpoints.every=3",
+    "--tracking.every=1",
+    "--timeout=20",
+    "--optim.warmup=5",
+)
+"""Flags of the training that is disturbed: long enough, and a hung node is given up soon."""
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Do what is asked for, and print a line of JSON about each."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--image", default="localhost/sdst:0.1.0-cpu")
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--nodes", type=int, default=2)
-    parser.add_argument("--limit", type=float, default=600.0, help="seconds of one training")
-    parser.add_argument("--set", action="append", default=[], help="flag of the trainer")
-    parser.add_argument("how", nargs="+", choices=["undisturbed", "preempted", "killed", "cut"])
+    parser.add_argument("--postgres", help="image that stands in for the manifest's")
+    parser.add_argument("--work", type=Path, required=True, help="folder for claims and logs")
+    parser.add_argument("--limit", type=float, default=900.0, help="seconds of one run")
+    parser.add_argument("--cuda-image", default="localhost/sdst:0.1.0-cuda")
+    every = ("quickstart", "dev", "extraction", *DISTURBANCES, "wrong", "cuda")
+    parser.add_argument("what", nargs="*", choices=every, default=every[:-1])
     given = parser.parse_args()
-    manifests = Manifests(given.image, given.work.resolve())
-    container = manifests.job["template"]["spec"]["containers"][0]
-    container["args"] += given.set
-    results = []
-    with network(given.nodes):
-        for how in given.how:
-            results.append(carry_out(manifests, how, given.nodes, given.limit))
-            print(json.dumps(results[-1]), flush=True)
-            for node in range(given.nodes):
-                sh("podman", "rm", "--force", "--time", "0", f"sdst-node-0-{node}", check=False)
-    same = len({result["weights"] for result in results}) == 1
-    print("the same weights, bit by bit" if same else "THE WEIGHTS DIFFER")
-    return 0 if same else 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # containers end with us
+    given.work.mkdir(parents=True, exist_ok=True)
+    cluster = Cluster(
+        images={"sdst": given.image} | ({"postgres": given.postgres} if given.postgres else {}),
+        work=given.work.resolve(),
+        network=Network(NAMES),
+        objects=rendered("dev"),
+        secrets=made_up_secrets(),
+    )
+    weights = set()
+    with cluster.network.made(), tracking(cluster):
+        for what in [each for each in every if each in given.what]:
+            if what == "quickstart":
+                told = quickstart(cluster)
+            elif what == "dev":
+                told = dev(cluster, given.limit)
+            elif what == "extraction":
+                told = extraction(cluster, given.limit)
+            elif what == "wrong":
+                told = wrong(cluster, given.limit)
+            elif what == "cuda":
+                told = without_a_gpu(cluster, given.cuda_image, given.limit)
+            else:
+                told = disturbed(cluster, what, given.limit)
+                weights.add(told["weights"])
+            print(json.dumps({"what": what, **told}), flush=True)
+    if len(weights) > 1:
+        print("THE WEIGHTS DIFFER")
+        return 1
+    return 0
+
+
+def made_up_secrets() -> dict[str, dict[str, str]]:
+    """The secrets of the operators' page, with values of this run."""
+    return {
+        "sdst-postgres": {"password": secrets.token_hex(12)},
+        "sdst-mlflow": {"password": secrets.token_hex(12), "session-key": secrets.token_hex(16)},
+        "sdst-mlflow-client": {"username": "trainer", "password": secrets.token_hex(12)},
+    }
+
+
+def quickstart(cluster: Cluster) -> dict[str, Any]:
+    """What the image does by itself, without root, network and anything writable but /tmp and the
+    folder of the data; a second time, when nothing is missing."""
+    folder = cluster.work / "quickstart"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    shutil.chown(folder, 1000, 1000)
+    words = [
+        *("podman", "run", "--rm", "--name", "sdst-quickstart"),
+        *("--network", "none", "--shm-size", "1g", "--volume", f"{folder}:/data"),
+        *("--read-only", "--read-only-tmpfs=false", "--tmpfs", "/tmp:rw,mode=1777"),
+        *("--cap-drop", "all", "--security-opt", "no-new-privileges"),
+        cluster.images["sdst"],
+        *("python", "-m", "launch.quickstart", "--videos", "20"),
+        *("--train", '["--epochs=2", "--model.width=64"]'),
+    ]
+    (cluster.work / "quickstart.log").unlink(missing_ok=True)
+    told: dict[str, Any] = {}
+    made: list[dict[Path, int]] = []
+    for name in ("seconds", "seconds when all is there"):
+        began = time.monotonic()
+        with (cluster.work / "quickstart.log").open("ab") as log:
+            subprocess.run(words, stdout=log, stderr=log, check=True)
+        told[name] = round(time.monotonic() - began, 1)
+        results = [*folder.rglob("*.tar"), *(folder / "runs/quickstart").glob("*.*")]
+        made.append({path: path.stat().st_mtime_ns for path in results})
+    report = folder / "runs/quickstart/report.html"
+    if made[0] != made[1] or not report.is_file():
+        raise SystemExit(f"quickstart: no report, or things were made twice: {made}")
+    return told
+
+
+def dev(cluster: Cluster, limit: float) -> dict[str, Any]:
+    """Everything of the `dev` overlay, each object when what it waits for is there."""
+    told: dict[str, Any] = {"data": job(cluster, "sdst-data")}
+    shutil.rmtree(cluster.claim("sdst-data") / "features", ignore_errors=True)
+    made = extract(cluster, "features", lose_the_head=False, limit=limit)
+    width = cluster.find("TrainJob", "sdst")["spec"]["trainer"]
+    training = Training(cluster, "dev", width["numNodes"], width["numProcPerNode"])
+    shutil.rmtree(training.folder, ignore_errors=True)
+    began = time.monotonic()
+    training.start()
+    if (ended := training.until_one_ends(limit)) is not None:
+        raise SystemExit(f"dev: node {ended[0]} ended with {ended[1]}; see {training.log}")
+    told |= {"shards' files": len(made.pop("files")), "extraction": made}
+    told["training"] = round(time.monotonic() - began, 1)
+    for name in ("sdst-evaluation", "sdst-prediction"):
+        told[name.removeprefix("sdst-")] = job(cluster, name)
+    asked = {path.stem for path in (cluster.claim("sdst-data") / "videos").glob("*.mp4")}
+    found = {path.name.partition(".")[0] for path in (training.folder / "found").iterdir()}
+    if not asked or not asked <= found or not (training.folder / "evaluation.json").is_file():
+        raise SystemExit(f"dev: no evaluation, or no answer for {sorted(asked - found)}")
+    compare_with_mlflow(cluster, training.folder)
+    backup_and_restore()
+    return told | {"videos asked": len(asked)}
+
+
+def job(cluster: Cluster, name: str) -> float:
+    """Run a Job's pod to its end; seconds."""
+    began = time.monotonic()
+    log = cluster.work / f"{name}.log"
+    log.unlink(missing_ok=True)
+    pod = Pod(cluster, "job", cluster.find("Job", name)["spec"]["template"], log)
+    if code := pod.wait():
+        raise SystemExit(f"{name}: status {code}; see {log}")
+    return round(time.monotonic() - began, 1)
+
+
+def extraction(cluster: Cluster, limit: float) -> dict[str, Any]:
+    """The `gpu` overlay's RayJob, its encoder on a pod that tells Ray of a GPU."""
+    ours = Cluster(
+        cluster.images, cluster.work, cluster.network, set_for_this_machine(rendered("gpu"))
+    )
+    told: dict[str, Any] = {}
+    for name, lost in (("features-apart", False), ("features-lost", True)):
+        shutil.rmtree(cluster.claim("sdst-data") / name, ignore_errors=True)
+        made = extract(ours, name, lose_the_head=lost, limit=limit)
+        if made.pop("files") != shards(cluster.claim("sdst-data") / "features"):
+            raise SystemExit(f"extraction: {name} has other bytes than `dev` made")
+        told[name] = made
+    return told
+
+
+def set_for_this_machine(objects: list[Object]) -> list[Object]:
+    """The `gpu` overlay with what an operator sets: where the data are, which encoders, how many
+    and how large pods. Ray is told of a GPU that is not there; the encoder takes a processor."""
+    configs = {o["metadata"]["name"]: o["data"] for o in objects if o["kind"] == "ConfigMap"}
+    configs["sdst-places"] |= {
+        "ANNOTATIONS": "/data",
+        "VIDEOS": "/data/videos",
+        "SPLITS": "train dev val",
+    }
+    encoders = next(
+        o["data"]["extraction.yaml"]
+        for o in rendered("dev")
+        if o["kind"] == "ConfigMap" and o["metadata"]["name"] == "sdst-experiment"
+    )
+    configs["sdst-experiment"]["extraction.yaml"] = yaml.safe_dump(
+        yaml.safe_load(encoders) | {"gpus": 1}
+    )
+    [ray] = [o["spec"]["rayClusterSpec"] for o in objects if o["kind"] == "RayJob"]
+    for group, cpu in zip(
+        [ray["headGroupSpec"], *ray["workerGroupSpecs"]], ("1", "1", "2"), strict=True
+    ):
+        group["replicas"] = 1
+        [container] = group["template"]["spec"]["containers"]
+        container["resources"]["limits"] |= {"cpu": cpu, "memory": "4Gi"}
+    return objects
+
+
+def disturbed(cluster: Cluster, how: str, limit: float) -> dict[str, Any]:
+    """A training of two nodes, and what MLflow has of it."""
+    runtime = cluster.find("ClusterTrainingRuntime", "sdst")["spec"]["template"]["spec"]
+    [container] = runtime["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"]
+    container["args"] = [each for each in container["args"] if each not in ENDURING] + [*ENDURING]
+    told = train(cluster, how, how, nodes=2, limit=limit)
+    compare_with_mlflow(cluster, cluster.claim("sdst-runs") / how)
+    return told
+
+
+def wrong(cluster: Cluster, limit: float) -> dict[str, Any]:
+    """A batch that two nodes cannot share: what the policies make of how the training ends."""
+    own = replace(cluster, objects=rendered("dev"))
+    config = own.find("ConfigMap", "sdst-experiment")["data"]
+    config["experiment.yaml"] = config["experiment.yaml"].replace(
+        "batch_size: 16", "batch_size: 15"
+    )
+    training = Training(own, "wrong", nodes=2)
+    began = time.monotonic()
+    training.start()
+    ended = training.until_one_ends(limit)
+    stop(training.pods)
+    codes = [pod.code for pod in training.pods]
+    action = ended and verdict(training.jobset, "sdst-node-0-0", ended[1])
+    if action != "FailJobSet" or (training.folder / "checkpoints").exists():
+        raise SystemExit(f"wrong: {codes}, {action}; see {training.log}")
+    return {"statuses": codes, "then": action, "seconds": round(time.monotonic() - began, 1)}
 
 
 if __name__ == "__main__":
