@@ -26,7 +26,7 @@ def rows(videos: int, first: int = 0) -> list[Annotation]:
 
 def test_the_probe_finds_windows_in_clear_features_and_fewer_in_noise(tmp_path):
     def probe(name: str, **hardness: float) -> dict[str, float]:
-        config = FeatureConfig(video_width=16, text_width=16, latent=12, layers=2, **hardness)
+        config = FeatureConfig(video_width=16, text_width=16, layers=2, **hardness)
         train = generate(rows(240), tmp_path / name / "train", "train", config)
         report = generate(rows(60, first=240), tmp_path / name / "val", "val", config)
         return linear_probe.measure(train, report)
