@@ -81,7 +81,11 @@ def score(probe: Tensor, stream: PairStream) -> Iterator[tuple[Annotation, Float
         for row, annotation in enumerate(batch.annotations):
             if not batch.repeated[row]:
                 scores = relevance[row, : int(batch.video_mask[row].sum())]
-                yield annotation, scores / (scores.std() or 1.0), float(batch.span[row]) / len(scores)
+                yield (
+                    annotation,
+                    scores / (scores.std() or 1.0),
+                    float(batch.span[row]) / len(scores),
+                )
 
 
 def judge(scored: Scored, radius: int) -> dict[str, float]:

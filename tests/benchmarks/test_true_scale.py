@@ -48,7 +48,7 @@ def test_one_command_prints_the_table_and_keeps_what_is_finished(tmp_path, capsy
     flags += ["--epochs", "1", "--batch_size", "8", "--width", "16", "--queries", "4"]
     assert true_scale.main(flags) == 0
     printed = capsys.readouterr().out
-    assert "GENERATED" in printed
+    assert "Generated features" in printed
     assert printed.count("±") >= 6
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "work").rglob("metrics.json")}
     assert len(before) == 4

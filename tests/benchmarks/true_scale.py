@@ -8,9 +8,10 @@ prints the table beside a linear probe and the paper's figures on the real featu
 one ordinary run of the trainer: the last epoch is reported, nothing is selected on the reported
 split. Finished runs are kept; the same command goes on where it stopped.
 
-Windows are ranked by relevance alone. The actionness head learns late: most windows overlap nothing
-at first, its L1 loss then settles at 0, the median, and a product with scores near 0 is noise (R1@0.5
-of 3 to 21 where relevance had been learned, with K = 1 after the 1,353 steps that a run has here).
+Windows are ranked by relevance alone, the actionness head is left out: it learns late. At first
+most windows overlap nothing, its L1 loss settles at 0, the median, and a product with scores near 0
+is noise. With the head, deformable cross-attention and RDSA with one step had R1@0.5 of 3 and 21
+after the same training, without it 86 and 91 (seed 0).
 """
 
 import json
