@@ -158,12 +158,7 @@ def generate(
 def provenance(config: FeatureConfig) -> Provenance:
     """Says of the features that they were generated, and how."""
     layers = tuple(range(config.layers))
-    elsewhere = (
-        "video_width",
-        "text_width",
-        "layers",
-        "clip_length",
-    )  # in the provenance or shapes
+    elsewhere = {"video_width", "text_width", "layers", "clip_length"}  # they have their own place
     return Provenance(
         video_encoder="generated",
         video_weights=None,
@@ -186,9 +181,7 @@ class World:
 
     def __init__(self, config: FeatureConfig, sentences: Sequence[str]) -> None:
         self.config = config
-        self._about = np.array(
-            [concept(about(sentence), config.concepts) for sentence in sentences]
-        )
+        self._about = np.array([concept(about(text), config.concepts) for text in sentences])
         random = np.random.default_rng(config.seed)
         depth = np.linspace(0, 1, config.layers) if config.layers > 1 else np.ones(1)
         self._strength = config.shallowest + (1 - config.shallowest) * depth  # (K,)

@@ -69,14 +69,7 @@ def test_clips_resemble_the_sentence_inside_its_windows_more_than_outside(tmp_pa
 
 def test_shards_say_that_they_were_generated(tmp_path):
     write_annotations(tmp_path / "rows.jsonl", rows())
-    flags = [
-        "--features.concepts",
-        "4",
-        "--features.video_width",
-        "8",
-        "--features.text_width",
-        "8",
-    ]
+    flags = ["--features.concepts=4", "--features.video_width=8", "--features.text_width=8"]
     where = ["--annotations", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "out")]
     assert main([*where, "--split", "val", "--videos", "3", *flags]) == 0
     features = FeatureSet(tmp_path / "out")
