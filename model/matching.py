@@ -50,16 +50,31 @@ def match(
     window_mask (B, N) True where real -> (S, B, M) int64 on the same device.
 
     Every query gets at most one window and every window at most one query; where there are more
-    windows than queries, the dearest windows stay unmatched. All steps and pairs cross to the host
-    in one copy. A non-finite cost counts as very dear instead of failing here: a diverged loss is
-    for the training loop to see, on all ranks together.
+    windows than queries, the dearest windows stay unmatched. A non-finite cost counts as very dear
+    instead of failing here: a diverged loss is for the training loop to see, on all ranks together.
     """
     costs = matching_cost(logits, spans, windows, cost).nan_to_num(1e6, 1e6, -1e6)
-    marked = costs.masked_fill(~window_mask[None, :, None], torch.inf)  # the mask travels along
-    host = marked.cpu().numpy()  # (S, B, M, N)
-    assigned = np.full(logits.shape, -1, dtype=np.int64)  # (S, B, M)
+    # The mask travels along with the costs.
+    assigned: Tensor = _assign(costs.masked_fill(~window_mask[None, :, None], torch.inf))
+    return assigned
+
+
+@torch.library.custom_op("sdst::assign", mutates_args=())
+def _assign(costs: Tensor) -> Tensor:
+    """The cheapest assignment of costs (S, B, M, N), infinite where no window is -> (S, B, M).
+
+    All steps and pairs cross to the host in one copy. An operator of its own, so that torch.compile
+    finds one call here and not the end of its graph.
+    """
+    host = costs.cpu().numpy()  # (S, B, M, N)
+    assigned = np.full(host.shape[:3], -1, dtype=np.int64)  # (S, B, M)
     for step, pair in np.ndindex(*host.shape[:2]):
         real = np.flatnonzero(np.isfinite(host[step, pair, 0]))
         queries, chosen = linear_sum_assignment(host[step, pair][:, real])
         assigned[step, pair, queries] = real[chosen]
-    return torch.from_numpy(assigned).to(logits.device, non_blocking=True)
+    return torch.from_numpy(assigned).to(costs.device, non_blocking=True)
+
+
+@_assign.register_fake
+def _(costs: Tensor) -> Tensor:
+    return costs.new_empty(costs.shape[:3], dtype=torch.int64)

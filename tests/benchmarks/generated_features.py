@@ -7,11 +7,13 @@ Works for every annotation file that the project reads (QVHighlights, Charades-S
 features are invented, the sentences, windows, saliency and durations are those of the file: what a
 model scores on them compares models and proves the machinery, and says nothing about real videos.
 
-A word is a direction in a latent space, a sentence the mean of its content words. A clip shows
+A word stands for one of a few concepts, the axes of a latent space. A sentence is about the concept
+of its longest word; its other words have tokens alike, which only a mark tells apart, and leave no
+trace in the video. A clip shows
 
-    the sentences of the windows that cover it, more strongly the more salient it is;
-    elsewhere, for seconds on end, other sentences, some with half of the words of a true one;
-    a slow drift and fresh noise, both in the same latent space, so no clip can be judged alone.
+    the concepts of the windows that cover it, more strongly the more salient it is;
+    elsewhere, for seconds on end, what other sentences are about, or nothing;
+    a slow drift and fresh noise, both in the same latent space.
 
 Each layer sees this through its own fixed projection: shallow layers faintly but sharply in time,
 deep ones strongly but blurred over neighbouring clips.
@@ -21,7 +23,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -42,14 +44,7 @@ from trainer.cli import command, parse_config
 
 Floats = NDArray[np.float32]
 
-# Words that carry no meaning of their own: they have tokens, but leave no trace in the video.
-FUNCTION_WORDS = frozenset(
-    re.findall(
-        r"\w+",
-        "a an and are as at be by for from has have he her his in into is it its of on or she"
-        " some that the their them then there they this to up while who with",
-    )
-)
+END = "."  # the token after the last word
 
 
 @dataclass(frozen=True)
@@ -60,11 +55,11 @@ class FeatureConfig:
         video_width, text_width: Dv and Dt
         layers: K
         clip_length: seconds
-        latent: dimensions of the space of meanings
+        concepts: dimensions of the latent space
         shallowest: strength of the trace in the shallowest layer; it is 1 in the deepest
         blur: clips on either side that the deepest layer mixes in; none in the shallowest
-        drift: size of the slow drift along a sentence's direction, in units of the trace
-        noise: size of the noise of each clip and layer along a sentence's direction
+        drift: size of the slow drift along a concept's axis, in units of the trace
+        noise: size of the noise of each clip and layer along a concept's axis
         text_noise: the same for the tokens, in units of a word's trace
         seed: of everything drawn; one seed gives one video the same features in every set
     """
@@ -73,21 +68,24 @@ class FeatureConfig:
     text_width: int = 1024
     layers: int = 4
     clip_length: float = 2.0
-    latent: int = 16
+    concepts: int = 12
     shallowest: float = 0.5
     blur: int = 2
-    drift: float = 0.3
-    noise: float = 0.2
+    drift: float = 0.1
+    noise: float = 0.05
     text_noise: float = 0.05
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.layers < 1 or self.clip_length <= 0:
-            raise ValueError("features.layers must be at least 1, features.clip_length positive")
-        if min(self.video_width, self.text_width) < self.latent:
+        if min(self.layers, self.concepts) < 1 or self.clip_length <= 0:
             raise ValueError(
-                f"features.video_width and features.text_width must be at least {self.latent}, "
-                "the value of features.latent"
+                "features.layers and features.concepts must be at least 1, features.clip_length "
+                "positive"
+            )
+        if min(self.video_width, self.text_width) <= self.concepts:
+            raise ValueError(
+                f"features.video_width and features.text_width must be more than {self.concepts}, "
+                "the value of features.concepts"
             )
 
 
@@ -160,7 +158,7 @@ def generate(
 def provenance(config: FeatureConfig) -> Provenance:
     """Says of the features that they were generated, and how."""
     layers = tuple(range(config.layers))
-    names = ("latent", "shallowest", "blur", "drift", "noise", "text_noise", "seed")
+    elsewhere = {"video_width", "text_width", "layers", "clip_length"}  # they have their own place
     return Provenance(
         video_encoder="generated",
         video_weights=None,
@@ -173,7 +171,7 @@ def provenance(config: FeatureConfig) -> Provenance:
         frames_per_clip=1,
         preprocessing="generated from the annotations, no video was read",
         arithmetic="float32",
-        options={name: getattr(config, name) for name in names},
+        options={k: v for k, v in asdict(config).items() if k not in elsewhere},
         version=package_version(),
     )
 
@@ -182,13 +180,14 @@ class World:
     """Turns annotated videos into features; `sentences` are what its distractors say."""
 
     def __init__(self, config: FeatureConfig, sentences: Sequence[str]) -> None:
-        self.config, self._sentences = config, sentences
+        self.config = config
+        self._about = np.array([concept(about(text), config.concepts) for text in sentences])
         random = np.random.default_rng(config.seed)
         depth = np.linspace(0, 1, config.layers) if config.layers > 1 else np.ones(1)
         self._strength = config.shallowest + (1 - config.shallowest) * depth  # (K,)
         self._blur = np.round(config.blur * depth).astype(int)  # (K,) clips
-        self._video = [_frame(random, config.video_width, config.latent) for _ in depth]
-        self._text = [_frame(random, config.text_width, config.latent) for _ in depth]
+        self._video = [_frame(random, config.video_width, config.concepts) for _ in depth]
+        self._text = [_frame(random, config.text_width, config.concepts + 1) for _ in depth]
 
     def sample(self, video: PlannedVideo) -> Sample:
         """A video with all its queries: the same bytes whatever else is generated."""
@@ -212,29 +211,24 @@ class World:
 
     def _scenes(self, random: np.random.Generator, video: PlannedVideo, clips: int) -> Floats:
         """What each clip means, without drift and noise (L, E)."""
-        length = self.config.clip_length
-        true = np.zeros((clips, self.config.latent), dtype=np.float32)
+        length, axes = self.config.clip_length, np.eye(self.config.concepts, dtype=np.float32)
+        asked = [concept(about(a.query), self.config.concepts) for a in video.annotations]
+        true = np.zeros((clips, self.config.concepts), dtype=np.float32)
         covered = np.zeros(clips, dtype=np.float32)  # by how many sentences at once
-        for annotation in video.annotations:
+        for annotation, own in zip(video.annotations, asked, strict=True):
             cover = _coverage(annotation, clips, length)
             gain = 0.5 + 0.5 * target_saliency(annotation, clips, length)
-            true += (cover * gain)[:, None] * self._meaning(words(annotation.query))
+            true += (cover * gain)[:, None] * axes[own]
             covered += cover
         scenes = true / np.sqrt(np.maximum(covered, 1))[:, None]
 
         free = np.maximum(1 - covered, 0)[:, None]
+        others = self._about[~np.isin(self._about, asked)]
         start = 0
         while start < clips:
             stop = start + max(1, round(random.uniform(4, 24) / length))
-            kind = random.random()
-            if kind < 0.3:  # half of the words of a sentence about this very video
-                asked = words(video.annotations[random.integers(len(video.annotations))].query)
-                content = [word for word in asked if word not in FUNCTION_WORDS]
-                spoken = [content[i] for i in random.permutation(len(content))[::2]]
-            else:
-                spoken = words(self._sentences[random.integers(len(self._sentences))])
-            if kind < 0.8:  # the rest shows nothing that anybody speaks of
-                scenes[start:stop] += free[start:stop] * 0.9 * self._meaning(spoken)
+            if len(others) and random.random() < 0.8:
+                scenes[start:stop] += free[start:stop] * 0.9 * axes[random.choice(others)]
             start = stop
         return scenes
 
@@ -254,18 +248,15 @@ class World:
 
     def _tokens(self, random: np.random.Generator, sentence: str) -> Floats:
         """A token for each word and one for the end of the sentence: (T, K, Dt)."""
-        directions = np.stack([direction(w, self.config.latent) for w in [*words(sentence), "."]])
+        spoken, key = [*words(sentence), END], about(sentence)
+        axes = np.eye(self.config.concepts)[[concept(w, self.config.concepts) for w in spoken]]
+        mark = [[1.0 if word == key else -1.0] for word in spoken]  # (T, 1)
+        meant = np.concatenate((axes, mark), axis=1, dtype=np.float32)  # (T, E + 1)
         layers = []
         for strength, frame in zip(self._strength, self._text, strict=True):
-            noise = random.standard_normal(directions.shape, dtype=np.float32)
-            layers.append((strength * directions + self.config.text_noise * noise) @ frame.T)
+            noise = random.standard_normal(meant.shape, dtype=np.float32)
+            layers.append((strength * meant + self.config.text_noise * noise) @ frame.T)
         return np.stack(layers, axis=1)
-
-    def _meaning(self, spoken: Sequence[str]) -> Floats:
-        """Unit vector (E,) of the content words, of all words if there are none."""
-        content = [word for word in spoken if word not in FUNCTION_WORDS] or spoken or ["."]
-        total = sum(direction(word, self.config.latent) for word in content)
-        return np.asarray(total / np.linalg.norm(total), dtype=np.float32)
 
 
 def words(sentence: str) -> list[str]:
@@ -273,11 +264,15 @@ def words(sentence: str) -> list[str]:
     return re.findall(r"[a-z0-9']+", sentence.lower())
 
 
+def about(sentence: str) -> str:
+    """The word that says what a sentence is about: the longest, the first of several."""
+    return max(words(sentence), key=len, default=END)
+
+
 @cache
-def direction(word: str, latent: int) -> Floats:
-    """The unit vector (E,) that a word stands for."""
-    x = np.random.default_rng(_digest(word)).standard_normal(latent, dtype=np.float32)
-    return np.asarray(x / np.linalg.norm(x), dtype=np.float32)
+def concept(word: str, concepts: int) -> int:
+    """The concept that a word stands for."""
+    return int(_digest(word)[0]) % concepts
 
 
 def _digest(text: str) -> list[int]:

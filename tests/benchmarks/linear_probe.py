@@ -73,14 +73,19 @@ def sentence_vectors(batch: PairBatch) -> Tensor:
 
 
 def score(probe: Tensor, stream: PairStream) -> Iterator[tuple[Annotation, Floats, float]]:
-    """Clip scores of every query of a split."""
+    """Clip scores of every query of a split, of deviation 1 over its video: rows of predictions are
+    rounded to four decimals."""
     for batch in stream.evaluate():
         direction = sentence_vectors(batch) @ probe.T  # (B, Dv * K)
         relevance = (clip_vectors(batch) @ direction[..., None]).squeeze(-1).numpy()
         for row, annotation in enumerate(batch.annotations):
             if not batch.repeated[row]:
-                clips = int(batch.video_mask[row].sum())
-                yield annotation, relevance[row, :clips], float(batch.span[row]) / clips
+                scores = relevance[row, : int(batch.video_mask[row].sum())]
+                yield (
+                    annotation,
+                    scores / (scores.std() or 1.0),
+                    float(batch.span[row]) / len(scores),
+                )
 
 
 def judge(scored: Scored, radius: int) -> dict[str, float]:

@@ -9,7 +9,7 @@ from data_pipeline.annotations import Annotation, write_annotations
 from data_pipeline.shards import FeatureSet
 from tests.benchmarks.generated_features import FeatureConfig, generate, main
 
-SMALL = FeatureConfig(video_width=24, text_width=20, layers=3, latent=16)
+SMALL = FeatureConfig(video_width=24, text_width=20, layers=3)
 QUERIES = ("a dog jumps over a fence", "two women eat cake", "a red car turns left")
 
 
@@ -69,7 +69,7 @@ def test_clips_resemble_the_sentence_inside_its_windows_more_than_outside(tmp_pa
 
 def test_shards_say_that_they_were_generated(tmp_path):
     write_annotations(tmp_path / "rows.jsonl", rows())
-    flags = ["--features.latent", "8", "--features.video_width", "8", "--features.text_width", "8"]
+    flags = ["--features.concepts=4", "--features.video_width=8", "--features.text_width=8"]
     where = ["--annotations", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "out")]
     assert main([*where, "--split", "val", "--videos", "3", *flags]) == 0
     features = FeatureSet(tmp_path / "out")
@@ -82,7 +82,7 @@ def test_widths_below_the_latent_space_are_refused_in_one_line(tmp_path, capsys)
     write_annotations(tmp_path / "rows.jsonl", rows())
     where = ["--annotations", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "out")]
     assert main([*where, "--split", "val", "--features.video_width", "8"]) == 2
-    assert "must be at least 16" in capsys.readouterr().err
+    assert "must be more than 12" in capsys.readouterr().err
 
 
 def test_a_file_of_unlabelled_rows_has_features_too(tmp_path):

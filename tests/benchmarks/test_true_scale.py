@@ -26,7 +26,7 @@ def rows(videos: int, first: int = 0) -> list[Annotation]:
 
 def test_the_probe_finds_windows_in_clear_features_and_fewer_in_noise(tmp_path):
     def probe(name: str, **hardness: float) -> dict[str, float]:
-        config = FeatureConfig(video_width=16, text_width=16, latent=12, layers=2, **hardness)
+        config = FeatureConfig(video_width=16, text_width=16, layers=2, **hardness)
         train = generate(rows(240), tmp_path / name / "train", "train", config)
         report = generate(rows(60, first=240), tmp_path / name / "val", "val", config)
         return linear_probe.measure(train, report)
@@ -48,7 +48,7 @@ def test_one_command_prints_the_table_and_keeps_what_is_finished(tmp_path, capsy
     flags += ["--epochs", "1", "--batch_size", "8", "--width", "16", "--queries", "4"]
     assert true_scale.main(flags) == 0
     printed = capsys.readouterr().out
-    assert "GENERATED" in printed
+    assert "Generated features" in printed
     assert printed.count("±") >= 6
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "work").rglob("metrics.json")}
     assert len(before) == 4

@@ -7,6 +7,11 @@ and several seeds on features that are GENERATED from the annotations (`generate
 prints the table beside a linear probe and the paper's figures on the real features. Each cell is
 one ordinary run of the trainer: the last epoch is reported, nothing is selected on the reported
 split. Finished runs are kept; the same command goes on where it stopped.
+
+Windows are ranked by relevance alone, the actionness head is left out: it learns late. At first
+most windows overlap nothing, its L1 loss settles at 0, the median, and a product with scores near 0
+is noise. With the head, deformable cross-attention and RDSA with one step had R1@0.5 of 3 and 21
+after the same training, without it 86 and 91 (seed 0).
 """
 
 import json
@@ -15,9 +20,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
-
-from rich.console import Console
-from rich.table import Table
 
 from data_pipeline.annotations import read_annotations
 from data_pipeline.errors import InputError
@@ -36,7 +38,7 @@ class Command:
     """Attributes:
     annotations: folder with highlight_train_release.jsonl and highlight_val_release.jsonl
     work: folder of the features and the runs
-    train_videos: videos of the training split to use
+    train_videos: videos of the training split to use; default: all
     report_videos: videos of the validation split to report on; default: all
     attention: ways for the queries to read the clips
     steps: recurrence steps; step i reads the i-th layer from the deepest
@@ -47,15 +49,15 @@ class Command:
 
     annotations: Path
     work: Path = Path("runs/true_scale")
-    train_videos: int = 2000
+    train_videos: int | None = None
     report_videos: int | None = None
     attention: tuple[str, ...] = ("cross", "deformable", "rdsa")
     steps: tuple[int, ...] = (1, 2, 4)
     seeds: tuple[int, ...] = (0, 1, 2)
-    epochs: int = 12
-    batch_size: int = 32
-    lr: float = 3e-3
-    width: int = 64
+    epochs: int = 3
+    batch_size: int = 16
+    lr: float = 1e-3
+    width: int = 128
     queries: int = 10
     features: FeatureConfig = field(
         default_factory=lambda: FeatureConfig(video_width=32, text_width=32)
@@ -128,6 +130,7 @@ def run(settings: Command, attention: str, steps: int, seed: int) -> int:
         "model.layers": [-1 - step for step in range(steps)],
         "model.sparse_attention": attention,
         "model.input_dropout": 0.1,
+        "model.actionness": "false",
         "loss.weights.saliency": 1.0,
         "loss.weights.alignment_batch": 1.0,
         "optim.lr": settings.lr,
@@ -139,30 +142,32 @@ def run(settings: Command, attention: str, steps: int, seed: int) -> int:
 
 
 def show(settings: Command, probe: dict[str, float], train: FeatureSet, report: FeatureSet) -> None:
-    """The table: mean and standard deviation over the seeds."""
-    table = Table("reads clips by", "K", *METRICS, "paper's mAP", box=None)
-    table.add_row("linear probe", "4", *(f"{probe[metric]:.2f}" for metric in METRICS), "")
-    for attention in settings.attention:
-        for steps in settings.steps:
-            runs = [
+    """The table, as Markdown: mean and standard deviation over the seeds."""
+    print("**Generated features: these figures say nothing about real videos.**\n")
+    print(f"| reads the clips by | K | {' | '.join(METRICS)} | paper's mAP, real features |")
+    print("|---|---|" + "---|" * len(METRICS) + "---|")
+    print_row("linear probe", "4", [f"{probe[metric]:.2f}" for metric in METRICS], "")
+    for steps in settings.steps:
+        for attention in settings.attention:
+            results = [
                 json.loads(
                     (settings.work / name(attention, steps, seed) / "metrics.json").read_text()
-                )
+                )["metrics"]
                 for seed in settings.seeds
             ]
-            cells = [spread([run["metrics"][metric] for run in runs]) for metric in METRICS]
+            cells = [spread([result[metric] for result in results]) for metric in METRICS]
             paper = f"{PAPER[attention]:.2f}" if steps == 4 and attention in PAPER else ""
-            table.add_row(attention, str(steps), *cells, paper)
-    console = Console(width=100)
-    console.print("[bold]GENERATED features: these figures say nothing about real videos[/bold]")
-    console.print(table)
-    console.print(
-        f"train {train.pairs} pairs, report {report.pairs} pairs of QVHighlights val; "
-        f"{len(settings.seeds)} seeds (mean ± standard deviation), {settings.epochs} epochs, "
-        f"F {settings.width}, M {settings.queries}, inputs {settings.features.video_width} / "
-        f"{settings.features.text_width}, last epoch; paper: real features, F 256",
-        highlight=False,
+            print_row(attention, str(steps), cells, paper)
+    print(
+        f"\n{train.pairs:,} pairs of QVHighlights train, {report.pairs:,} of val; "
+        f"{len(settings.seeds)} seeds, mean ± standard deviation; {settings.epochs} epochs, batch "
+        f"{settings.batch_size}, last epoch; F {settings.width}, M {settings.queries}, inputs "
+        f"{settings.features.video_width} / {settings.features.text_width}. Paper: F 256, M 30."
     )
+
+
+def print_row(label: str, steps: str, cells: Sequence[str], paper: str) -> None:
+    print(f"| {' | '.join([label, steps, *cells, paper])} |")
 
 
 def spread(values: Sequence[float]) -> str:

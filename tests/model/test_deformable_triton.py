@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -15,8 +16,10 @@ pytestmark = pytest.mark.timeout(300)  # 15 s each on an idle machine, minutes o
 ROOT = Path(__file__).parents[2]
 
 # Shapes (B, L, H, Dh, M, P): a typical one, Dh and M that are no powers of two, single clips and
-# points, Dh wider than a block of the value gradient.
+# points, Dh wider than a block of the value gradient; then any.
 SHAPES = [(2, 11, 2, 32, 7, 4), (3, 40, 1, 5, 19, 3), (2, 1, 3, 8, 1, 1), (1, 9, 1, 88, 50, 2)]
+DRAW = Random(0)
+SHAPES += [tuple(DRAW.randint(1, most) for most in (3, 70, 3, 40, 40, 5)) for _ in range(6)]
 
 COMPARE = f"""
 import torch

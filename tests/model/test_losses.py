@@ -166,6 +166,13 @@ def test_the_total_is_the_weighted_sum_of_every_term(random_prediction):
     assert torch.allclose(total, expected)
 
 
+def test_a_term_whose_name_has_no_weight_is_not_dropped_silently(random_prediction, monkeypatch):
+    criterion = Criterion(LossConfig())
+    monkeypatch.setattr(criterion, "_highlights", lambda *_: {"salience": torch.tensor(1.0)})
+    with pytest.raises(AssertionError, match="salience"):
+        criterion(random_prediction(), **draw_targets())
+
+
 def test_every_term_has_a_gradient_of_its_own(random_prediction):
     reached = {
         "classification": "logits", "l1": "spans", "iou": "spans", "actionness": "actionness",

@@ -59,6 +59,7 @@ def test_a_finished_run_is_not_trained_again(command, tmp_path):
     ("flag", "value", "message"),
     [
         ("model.widht", "3", "did you mean 'model.width'?"),
+        ("loss.weights.saliancy", "3", "did you mean 'loss.weights.saliency'?"),
         ("model.video_width", "13", "set model.video_width"),
         ("data.train", "/nowhere", "/nowhere/manifest.json: not found"),
         ("eval.metric", "[speed]", "eval.metric 'speed' is unknown"),
