@@ -109,8 +109,10 @@ class BatchBuffer:
     def row(self, clips: int, tokens: int) -> tuple[Half, Half]:
         """Places of the next row's video (clips, K, Dv) and text (tokens, K, Dt)."""
         row = len(self._annotations)
-        self._video_rows[row, clips:] = 0
-        self._text_rows[row, tokens:] = 0
+        if clips < self._video_rows.shape[1]:
+            self._video_rows[row, clips:] = 0
+        if tokens < self._text_rows.shape[1]:
+            self._text_rows[row, tokens:] = 0
         return self._video_rows[row, :clips], self._text_rows[row, :tokens]
 
     def add(
@@ -124,55 +126,55 @@ class BatchBuffer:
 
     def finish(self, damaged: list[str]) -> PairBatch:
         """The batch with its training targets; `damaged` is what was replaced in it."""
+        # In NumPy, whose calls cost less than torch's on arrays this small.
         clips, tokens = self._video.shape[1], self._text.shape[1]
-        video_length, text_length = torch.tensor(self._lengths).unbind(1)
-        clip_length = torch.tensor(self._clip_lengths)
-        saliency = torch.zeros(len(self._annotations), clips)
-        counts = [len(annotation.windows or ()) for annotation in self._annotations]
-        row = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+        video_length, text_length = np.array(self._lengths).T  # (B,), (B,)
+        clip_length = np.array(self._clip_lengths, dtype=np.float32)  # (B,)
+        counts = np.array([len(annotation.windows or ()) for annotation in self._annotations])
+        row = np.repeat(np.arange(len(counts)), counts)
         edges = [window for a in self._annotations for window in a.windows or ()]
-        windows = torch.zeros(len(counts), max(1, *counts), 2)
-        window_mask = torch.arange(windows.shape[1]) < torch.tensor(counts)[:, None]
+        windows = np.zeros((len(counts), max(1, counts.max()), 2), dtype=np.float32)
+        window_mask = np.arange(windows.shape[1]) < counts[:, None]
         windows[window_mask] = target_windows(
-            torch.tensor(edges, dtype=torch.float64).reshape(-1, 2),
-            video_length[row],
-            clip_length.double()[row],
+            np.array(edges, dtype=np.float64).reshape(-1, 2), video_length[row], clip_length[row]
         )
+        saliency = np.zeros((len(counts), clips), dtype=np.float32)
         for values, annotation, (length, _), seconds in zip(
-            saliency.numpy(), self._annotations, self._lengths, self._clip_lengths, strict=True
+            saliency, self._annotations, self._lengths, self._clip_lengths, strict=True
         ):
             values[:length] = target_saliency(annotation, length, seconds)
         return PairBatch(
             video=self._video,
-            video_mask=torch.arange(clips) < video_length[:, None],
+            video_mask=torch.from_numpy(np.arange(clips) < video_length[:, None]),
             text=self._text,
-            text_mask=torch.arange(tokens) < text_length[:, None],
-            windows=windows,
-            window_mask=window_mask,
-            saliency=saliency,
-            span=video_length * clip_length,
+            text_mask=torch.from_numpy(np.arange(tokens) < text_length[:, None]),
+            windows=torch.from_numpy(windows),
+            window_mask=torch.from_numpy(window_mask),
+            saliency=torch.from_numpy(saliency),
+            span=torch.from_numpy(video_length.astype(np.float32) * clip_length),
             repeated=torch.tensor(self._repeated),
             annotations=self._annotations,
             damaged=damaged,
         )
 
 
-def target_windows(edges: Tensor, clips: Tensor, clip_length: Tensor) -> Tensor:
+def target_windows(
+    edges: NDArray[np.float64], clips: NDArray[np.int64], clip_length: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """(n, 2) centre, width in [0, 1] of ground-truth windows (n, 2) in seconds.
 
     `clips` (n,) and `clip_length` (n,) are those of each window's video. As in R2-Tuning, inverted
     windows are swapped and windows shorter than a clip are widened to one about their centre; then
     all are cut to the video.
     """
-    span = clips * clip_length
-    zero = torch.zeros_like(span)
-    edges = edges.sort(dim=-1).values.clamp(zero[:, None], span[:, None])
-    missing = (clip_length - (edges[:, 1] - edges[:, 0])).clamp(min=0) / 2
-    start, end = edges[:, 0] - missing, edges[:, 1] + missing
-    shift = (-start).clamp(min=0) - (end - span).clamp(min=0)
-    edges = torch.stack((start + shift, end + shift), dim=-1)
-    edges = edges.clamp(zero[:, None], span[:, None])
-    return to_centre_width(edges / span[:, None]).float()
+    seconds = clip_length.astype(np.float64)
+    span = (clips * seconds)[:, None]
+    start, end = np.clip(np.sort(edges, axis=1), 0, span).T
+    missing = np.maximum(seconds - (end - start), 0) / 2
+    start, end = start - missing, end + missing
+    shift = np.maximum(-start, 0) - np.maximum(end - span[:, 0], 0)
+    edges = np.clip(np.stack((start + shift, end + shift), axis=1), 0, span)
+    return to_centre_width(torch.from_numpy(edges / span)).numpy().astype(np.float32)
 
 
 def target_saliency(annotation: Annotation, clips: int, clip_length: float) -> NDArray[np.float32]:
@@ -187,8 +189,11 @@ def target_saliency(annotation: Annotation, clips: int, clip_length: float) -> N
             inside[(middles >= min(start, end)) & (middles < max(start, end))] = 1
         return inside
     grid = (middles / HIGHLIGHT_CLIP).astype(int)
-    scores = {clip: sum(v) / len(v) / 4 for clip, v in annotation.saliency.items()}
-    return np.array([scores.get(cell, 0.0) for cell in grid.tolist()], dtype=np.float32)
+    scores: NDArray[np.float32] = np.zeros(grid[-1] + 1, dtype=np.float32)
+    for clip, given in annotation.saliency.items():
+        if clip < len(scores):
+            scores[clip] = sum(given) / len(given) / 4
+    return scores.take(grid)
 
 
 def merge(

@@ -5,18 +5,21 @@ arrays, and checked there. From an object store, whole samples come by one reque
 a time and ahead of their use, through a cache if there is one.
 """
 
+import itertools
+import math
 import os
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from data_pipeline.cache import Cache
 from data_pipeline.errors import InputError
 from data_pipeline.samples import (
+    Damaged,
     Half,
     Sample,
     SampleEntry,
@@ -30,6 +33,10 @@ from data_pipeline.shards import FeatureSet
 
 OPEN_SHARDS = 128
 """Tars that a process keeps open; more than the lanes that it reads at a time."""
+
+READ_TOGETHER = 32
+"""Visits whose queries are read in one go: features in between would flush the processor's caches,
+and with them all that parsing needs."""
 
 
 class Visit(Protocol):
@@ -62,16 +69,43 @@ class Fetcher(Protocol):
         """Give back what is held open."""
 
 
-class LocalFetcher:
-    """Reads from tars on a disk."""
+Coming = TypeVar("Coming")
 
-    def __init__(self, features: FeatureSet) -> None:
-        self._features = features
+
+def take(coming: deque[tuple[int, Coming]], index: int) -> Coming | None:
+    """What is coming for sample `index`, None if nothing is. What stands before it is dropped: it
+    will not be asked for any more, as happens to samples that turned out to be damaged."""
+    for place, (other, item) in enumerate(coming):
+        if other == index:
+            for _ in range(place + 1):
+                coming.popleft()
+            return item
+    return None
+
+
+class LocalFetcher:
+    """Reads from tars on a disk; `upcoming` are the samples in the order of their visits."""
+
+    def __init__(self, features: FeatureSet, upcoming: Iterable[int] = ()) -> None:
+        self._features, self._upcoming = features, iter(upcoming)
         self._open: OrderedDict[int, int] = OrderedDict()
+        self._coming: deque[tuple[int, _LocalVisit | Damaged]] = deque()
 
     def visit(self, index: int) -> Visit:
         """Begin to serve sample `index` of the set."""
-        return _LocalVisit(self, self._features, self._features.samples[index])
+        if not self._coming:
+            for following in itertools.islice(self._upcoming, READ_TOGETHER):
+                self._coming.append((following, self._begin(following)))
+        visit = take(self._coming, index) or self._begin(index)
+        if isinstance(visit, Damaged):
+            raise visit
+        return visit
+
+    def _begin(self, index: int) -> "_LocalVisit | Damaged":
+        try:
+            return _LocalVisit(self, self._features, self._features.samples[index])
+        except Damaged as error:  # it is not its turn yet
+            return error
 
     def close(self) -> None:
         """Close the tars."""
@@ -93,7 +127,7 @@ class _LocalVisit:
         self._fetcher, self._features, self._entry = fetcher, features, entry
         self._video: Half | None = None
         self._shape = (entry.clips, *features.video_shape)
-        self.size = 2 * entry.clips * features.video_shape[0] * features.video_shape[1]
+        self.size = 2 * math.prod(self._shape)
         with features.named(entry):
             check_finite(entry)
             place, size = entry.members["json"]
@@ -101,6 +135,16 @@ class _LocalVisit:
             if len(data) != size:
                 raise ValueError("truncated")
             _, self.queries = parse_details(data, entry, features.provenance.clip_length)
+            self._video_place = self._place("video.npy", self._shape)
+            self._text_place = self._place("text.npy", (sum(entry.queries), *features.text_shape))
+
+    def _place(self, member: str, shape: tuple[int, ...]) -> int:
+        """Where the values of a stored array of this shape begin in the tar."""
+        place, size = self._entry.members[member]
+        header = len(npy_header(shape))
+        if size != header + 2 * math.prod(shape):
+            raise ValueError(f"its {member} is not an array {shape} of float16")
+        return place + header
 
     def keep_video(self) -> None:
         video = np.empty(self._shape, dtype=np.float16)
@@ -112,25 +156,18 @@ class _LocalVisit:
             into[:] = self._video
             return
         with self._features.named(self._entry):
-            self._read("video.npy", self._shape, 0, into)
+            self._read(self._video_place, into)
             check_values("video", into, self._entry.checksums.video)
 
     def read_text(self, query: int, into: Half) -> None:
         with self._features.named(self._entry):
-            shape = (sum(self._entry.queries), *self._features.text_shape)
-            start = self.queries[query].tokens[0]
-            self._read("text.npy", shape, start, into)
+            row = 2 * into.shape[1] * into.shape[2]
+            self._read(self._text_place + row * self.queries[query].tokens[0], into)
             check_values("text", into, self._entry.checksums.text[query])
 
-    def _read(self, member: str, shape: tuple[int, ...], start: int, into: Half) -> None:
-        """Rows of the stored array of `shape`, from row `start` on."""
-        place, size = self._entry.members[member]
-        row = 2 * shape[1] * shape[2]
-        header = len(npy_header(shape))
-        if size != header + shape[0] * row:
-            raise ValueError(f"its {member} is not an array {shape} of float16")
+    def _read(self, place: int, into: Half) -> None:
         descriptor = self._fetcher.descriptor(self._entry.shard)
-        if os.preadv(descriptor, [into.data], place + header + start * row) != into.nbytes:
+        if os.preadv(descriptor, [into.data], place) != into.nbytes:
             raise ValueError("truncated")
 
 
@@ -149,27 +186,24 @@ class StoreFetcher:
         cache: Cache | None,
     ) -> None:
         self._features, self._cache = features, cache
-        self._upcoming = iter(upcoming)
+        self._upcoming, self._connections = iter(upcoming), connections
         self._threads = ThreadPoolExecutor(connections)
         self._coming: deque[tuple[int, Future[Sample]]] = deque()
-        for _ in range(connections):
-            self._ask_ahead()
+        self._ask_ahead()
 
     def visit(self, index: int) -> Visit:
         """Begin to serve sample `index` of the set."""
-        if self._coming and self._coming[0][0] == index:
-            _, coming = self._coming.popleft()
-            self._ask_ahead()
-            return _StoreVisit(coming.result(), self._features.samples[index].size)
-        return _StoreVisit(self._fetch(index), self._features.samples[index].size)
+        coming = take(self._coming, index)
+        self._ask_ahead()
+        sample = coming.result() if coming else self._fetch(index)
+        return _StoreVisit(sample, self._features.samples[index].size)
 
     def close(self) -> None:
         """Forget what is under way."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _ask_ahead(self) -> None:
-        index = next(self._upcoming, None)
-        if index is not None:
+        for index in itertools.islice(self._upcoming, self._connections - len(self._coming)):
             self._coming.append((index, self._threads.submit(self._fetch, index)))
 
     def _fetch(self, index: int) -> Sample:
@@ -232,10 +266,10 @@ def make_fetcher(
     cache: Path | None,
     cache_bytes: int,
 ) -> Fetcher:
-    """The fetcher for where the features lie. `upcoming` are the samples in order of their visits;
-    a store is asked for them ahead."""
+    """The fetcher for where the features lie. `upcoming` are the samples in the order of their
+    visits, for what can be done ahead."""
     if features.folder.local:
-        return LocalFetcher(features)
+        return LocalFetcher(features, upcoming)
     return StoreFetcher(
         features, upcoming, connections, Cache(cache, cache_bytes) if cache else None
     )

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from data_pipeline import memory
 from data_pipeline.batches import BatchBuffer, Empty, Half, PairBatch
 from data_pipeline.errors import InputError
 from data_pipeline.fetching import Fetcher, Visit, make_fetcher
@@ -105,10 +105,11 @@ class Parts(IterableDataset[tuple[PairBatch | None, Ints]]):
         self._config, self._share = config, share
 
     def __iter__(self) -> Iterator[tuple[PairBatch | None, Ints]]:
-        worker, share, empty = get_worker_info(), self._share, _empty
+        worker, share = get_worker_info(), self._share
+        empty: Empty = memory.pinned if torch.cuda.is_available() else memory.reused
         if worker:
             share = dataclasses.replace(share, worker=worker.id, workers=worker.num_workers)
-            empty = _empty_shared
+            empty = memory.shared
         serving, size = self._serving, self._serving.size
         reader = _Reader(self._features, self._pairs, serving, self._config, share)
         try:
@@ -121,19 +122,6 @@ class Parts(IterableDataset[tuple[PairBatch | None, Ints]]):
                 yield reader.read(positions[places], start, stop, empty), places
         finally:
             reader.close()
-
-
-def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    # From page-locked memory a GPU copies by itself.
-    return torch.empty(shape, dtype=dtype, pin_memory=torch.cuda.is_available())
-
-
-def _empty_shared(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    # Memory that the loader hands to the training process without another copy, as torch's own
-    # default_collate allocates it.
-    storage: Any = torch.UntypedStorage
-    size = int(np.prod(shape)) * dtype.itemsize
-    return torch.empty(0, dtype=dtype).set_(storage._new_shared(size)).view(shape)
 
 
 class _Reader:

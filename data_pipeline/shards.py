@@ -12,11 +12,10 @@ single samples at their offsets. Nothing here unpickles.
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from types import TracebackType
 from typing import Any
 
 from data_pipeline.errors import InputError
@@ -154,22 +153,9 @@ class FeatureSet:
                 data, entry, self.provenance.clip_length, self.video_shape, self.text_shape
             )
 
-    @contextmanager
-    def named(self, entry: SampleEntry) -> Iterator[None]:
-        """Turn the faults of a sample's bytes into Damaged, which names shard and sample."""
-        try:
-            yield
-        except (NotFound, FileNotFoundError) as error:
-            raise self._damaged(entry, "the shard is missing") from error
-        except InputError:  # named already, or of the store and not of the sample
-            raise
-        except OSError as error:
-            raise self._damaged(entry, f"cannot be read: {error.strerror}") from error
-        except (KeyError, TypeError, ValueError) as error:
-            raise self._damaged(entry, str(error)) from error
-
-    def _damaged(self, entry: SampleEntry, fault: str) -> Damaged:
-        return Damaged(f"{self.path(entry.shard)}: sample {entry.vid!r}: {fault}; {REMAKE}")
+    def named(self, entry: SampleEntry) -> "Named":
+        """A context that turns the faults of a sample's bytes into Damaged."""
+        return Named(self, entry)
 
     def path(self, shard: int) -> Location:
         """The tar of a shard."""
@@ -238,6 +224,42 @@ class FeatureSet:
             raise InputError(f"{tar}: the shard is missing; run the extraction again") from error
         if size != index["bytes"]:
             raise InputError(f"{tar}: holds {size} bytes and not {index['bytes']}; {REMAKE}")
+
+
+class Named:
+    """The context in which bytes of a sample are read: it names the shard and the sample to faults.
+
+    A class and no generator, which costs more: it is entered three times for each pair.
+    """
+
+    __slots__ = ("_entry", "_features")
+
+    def __init__(self, features: FeatureSet, entry: SampleEntry) -> None:
+        self._features, self._entry = features, entry
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            return
+        if isinstance(error, NotFound | FileNotFoundError):
+            raise self._damaged("the shard is missing") from error
+        if isinstance(error, InputError):  # named already, or of the store and not of the sample
+            return
+        if isinstance(error, OSError):
+            raise self._damaged(f"cannot be read: {error.strerror}") from error
+        if isinstance(error, KeyError | TypeError | ValueError):
+            raise self._damaged(str(error)) from error
+
+    def _damaged(self, fault: str) -> Damaged:
+        shard, vid = self._features.path(self._entry.shard), self._entry.vid
+        return Damaged(f"{shard}: sample {vid!r}: {fault}; {REMAKE}")
 
 
 def read_json(path: Source) -> dict[str, Any]:

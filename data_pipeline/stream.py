@@ -150,6 +150,11 @@ class PairStream:
         self._config, self._seed, self._rank, self._world = config, seed, rank, world
 
     @property
+    def annotated(self) -> int:
+        """Pairs that the set was made of, those that cannot be read among them."""
+        return len(self.pairs) + self.features.left_out
+
+    @property
     def steps(self) -> int:
         """Batches of a training epoch."""
         size, count = self._config.batch_size, len(self.pairs)

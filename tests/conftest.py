@@ -119,6 +119,7 @@ def tiny_run(splits: Path) -> dict[str, Any]:
         "model.queries": 5,
         "optim.warmup": 5,
         "tracking.mlflow": "false",
+        "tracking.peak_tflops": 1,
     }
 
 

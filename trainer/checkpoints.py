@@ -86,6 +86,7 @@ class Checkpoints:
     """The checkpoints of one run, as all ranks save them; only the main process writes.
 
     `resolved` is the configuration to keep in them, `begun` the name of the one that was read.
+    `write_seconds` is how long writing took that ended last, beside the training.
     """
 
     def __init__(
@@ -93,11 +94,14 @@ class Checkpoints:
     ) -> None:
         self._folder, self._config, self._resolved, self._main = folder, config, resolved, main
         self._last = begun
+        self.write_seconds = 0.0
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
-        if main:  # what a crash left half-written
+        if main:  # mend what a crash left half-done
             for path in folder.glob(".step_*.tmp"):
                 shutil.rmtree(path)
+            if begun:
+                _point(folder / "latest", begun)
 
     def save(self, learner: Learner, state: State) -> float:
         """Copy everything to memory and let it be written; returns the seconds that this took.
@@ -128,6 +132,7 @@ class Checkpoints:
             raise self._failure
 
     def _write(self, weights: Tensors, states: Tensors, state: State) -> None:
+        begin = time.perf_counter()
         try:
             target = self._folder / state.folder
             temporary = self._folder / f".{target.name}.tmp"
@@ -143,6 +148,7 @@ class Checkpoints:
             temporary.rename(target)
             _point(self._folder / "latest", target.name)
             self._prune(state)
+            self.write_seconds = time.perf_counter() - begin
         except Exception as error:  # the thread cannot raise; `wait` does
             self._failure = error
 

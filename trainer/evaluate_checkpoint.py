@@ -25,7 +25,7 @@ from trainer.config import Config
 from trainer.evaluation import Rows, predict_split, score, withheld, write_predictions
 from trainer.pretrained import CONFIG, WEIGHTS, Export, find_model
 from trainer.processes import join
-from trainer.results import code_revision, print_result, stamp, write_result
+from trainer.results import code_revision, coverage, print_result, stamp, write_result
 from trainer.splits import open_split
 from trainer.submission import MEMBERS, submission_faults, write_submission
 
@@ -97,7 +97,7 @@ def evaluate_checkpoint(config: Config, request: EvaluationRequest, console: Con
         )
         predicted[name] = rows, annotations
         if accelerator.is_main_process:
-            origin = _provenance(config, request, weights, export, split)
+            origin = _provenance(config, request, weights, export, split, len(rows))
             _score(folder / name, rows, annotations, config, origin, console)
     if accelerator.is_main_process and request.dump:
         if submits:
@@ -167,12 +167,14 @@ def _provenance(
     weights: Path,
     export: Export | None,
     split: PairStream,
+    scored: int,
 ) -> dict[str, str]:
     """What a number of this evaluation measures."""
     training = export.provenance if export else {}
     return {
         "dataset": config.eval.dataset,
         "split": stamp(split.features),
+        "queries": coverage(split, scored),
         "checkpoint": str(request.checkpoint),
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "selection": str(training.get("selection", "none: this checkpoint was asked for")),
@@ -192,7 +194,9 @@ def _score(
 ) -> None:
     """Write and show the scores; a split whose ground truth is withheld has none."""
     if withheld(annotations):
-        console.print(f"{origin['split']}: {len(rows)} queries, ground truth withheld: no scores")
+        console.print(
+            f"{origin['split']}: {origin['queries']} queries, ground truth withheld: no scores"
+        )
         return
     whole = baselines.whole_video(annotations)
     result = {

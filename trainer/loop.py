@@ -70,7 +70,7 @@ def train_epoch(
         state.batch += 1
         seconds = time.perf_counter() - begin
         numbers["gradient_norm"] = torch.as_tensor(norm, device=accelerator.device)
-        meter.add(len(batch), seconds, waited, numbers)
+        meter.add(len(batch), seconds, waited, numbers, replaced=len(batch.damaged))
         on_step()
     state.epoch += 1
     state.batch = 0

@@ -32,13 +32,19 @@ class Meter:
     def _clear(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._clocks: dict[str, float] = {}
-        self._steps = self._pairs = 0
+        self._steps = self._pairs = self._replaced = 0
         self._seconds = self._waited = 0.0
 
     def add(
-        self, pairs: int, seconds: float, waited: float, numbers: Mapping[str, Tensor | float]
+        self,
+        pairs: int,
+        seconds: float,
+        waited: float,
+        numbers: Mapping[str, Tensor | float],
+        replaced: int = 0,
     ) -> None:
-        """Count one step of `pairs` pairs that took `seconds`, `waited` of them for its batch.
+        """Count one step of `pairs` pairs that took `seconds`, `waited` of them for its batch;
+        `replaced` of the pairs stand in for damaged ones.
 
         numbers: scalar tensors by name (losses, norms), floats for times that were measured here
         (`forward_seconds`), and `usage` (M,), see `Prediction.usage`.
@@ -50,15 +56,17 @@ class Meter:
                 self._clocks[name] = self._clocks.get(name, 0.0) + value
         self._steps += 1
         self._pairs += pairs
+        self._replaced += replaced
         self._seconds += seconds
         self._waited += waited
 
     def flush(self, accelerator: Accelerator) -> Records:
         """Records by kind, the same on every rank; a collective, so every rank calls it.
 
-        train: means over steps and ranks, the rate of all ranks together, and the spread of step
-        times over the ranks; usage: share of the pairs whose best window each learned query made;
-        system: figures of each rank, and of each node as its first rank sees it. Starts anew.
+        train: means over steps and ranks, the rate of all ranks together, the damaged pairs that
+        were replaced, and the spread of step times over the ranks; usage: share of the pairs whose
+        best window each learned query made; system: figures of each rank, and of each node as its
+        first rank sees it. Starts anew.
         """
         means = {name: total / self._steps for name, total in self._sums.items()}
         usage = means.pop("usage")
@@ -82,6 +90,7 @@ class Meter:
         """Figures of this rank, and of its node if it is the node's first (else not a number)."""
         figures = {
             "pairs_per_second": self._pairs / self._seconds,
+            "pairs_replaced": self._replaced,
             "data_wait_share": self._waited / self._seconds,
             "step_seconds": self._seconds / self._steps,
             **{name: total / self._steps for name, total in self._clocks.items()},
@@ -104,7 +113,7 @@ def _over_all(ranks: dict[str, list[float]]) -> dict[str, float]:
     def mean(name: str) -> float:
         return sum(ranks[name]) / len(ranks[name])
 
-    numbers = {"pairs_per_second": sum(ranks["pairs_per_second"])}
+    numbers = {name: sum(ranks[name]) for name in ("pairs_per_second", "pairs_replaced")}
     for name in ("data_wait_share", "flop_utilisation"):
         numbers[name] = mean(name)
     for name in (name for name in ranks if name.endswith("_seconds")):

@@ -26,6 +26,8 @@ def join(config: Config) -> Accelerator:
     check_request(config)
     on_cpu = _asked("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
     deepspeed = _asked("ACCELERATE_USE_DEEPSPEED")
+    if deepspeed and on_cpu:
+        spare_compiling()
     group = InitProcessGroupKwargs(
         # DeepSpeed on CPUs: without the name, every rank believes that it is alone.
         backend="gloo" if on_cpu else "nccl",
@@ -45,6 +47,14 @@ def join(config: Config) -> Accelerator:
     return accelerator
 
 
+def spare_compiling() -> None:
+    """Keep DeepSpeed from compiling, as processes on CPUs start, a kernel that only inference
+    calls: it takes most of a minute and a C++ compiler."""
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__ = {}
+
+
 def check_request(config: Config) -> None:
     """Raise InputError for a launch that would quietly become another one."""
     for variable, name in UNSUPPORTED.items():
@@ -54,6 +64,13 @@ def check_request(config: Config) -> None:
         raise InputError(
             "ACCELERATE_USE_CPU makes Accelerate ignore DeepSpeed; unset it (use_cpu: false), and "
             "set DS_ACCELERATOR=cpu to run DeepSpeed on CPUs"
+        )
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    if restarts and _asked("TORCHELASTIC_USE_AGENT_STORE"):
+        raise InputError(
+            "the launcher would start lost processes again, but they would find the addresses of "
+            "those before and wait for them: give it --rdzv_backend c10d, and set "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 where it is started"
         )
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched not in ("no", config.precision):

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from data_pipeline.annotations import Annotation, write_annotations
 from data_pipeline.shards import FeatureSet
+from data_pipeline.stream import PairStream
 from model.sdst import SDST
 from trainer import checkpoints
 from trainer.cli import dump_config
@@ -56,6 +57,12 @@ def stamp(features: FeatureSet) -> str:
     """Folder and split of features; that it is a test split is not to be overlooked."""
     split = "THE TEST SPLIT" if features.split == "test" else f"split {features.split}"
     return f"{features.folder} ({split})"
+
+
+def coverage(split: PairStream, scored: int) -> str:
+    """How many queries of a split a score is over; missing ones are not to be overlooked."""
+    missing = split.annotated - scored
+    return f"{scored} of {split.annotated}" + (f", {missing} DAMAGED LEFT OUT" if missing else "")
 
 
 def code_revision() -> str:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from trainer.averaging import AVERAGE
@@ -41,17 +42,15 @@ class Learner:
 
     def weights(self) -> Tensors:
         """Copies of the whole weights by name: fp32, on the CPU."""
-        return {name: _copy(p) for name, p in self._frozen.items()} | {
-            name: _copy(self._read(p)) for name, p in self._trained.items()
-        }
+        return {name: _copy(p) for name, p in self._frozen.items()} | self._whole()
 
     def states(self) -> Tensors:
         """Copies of the optimizer's states as `<state>/<parameter>`; none before the first step."""
         self._link()
         return {
-            f"{key}/{name}": _copy(self._read(p, key))
+            f"{key}/{name}": state
             for key in self._keys()
-            for name, p in self._trained.items()
+            for name, state in self._whole(key).items()
         }
 
     def averages(self) -> Tensors:
@@ -60,7 +59,7 @@ class Learner:
         weights = self.weights()
         if AVERAGE in self._keys():
             self._link()
-            weights |= {name: _copy(self._read(p, AVERAGE)) for name, p in self._trained.items()}
+            weights |= self._whole(AVERAGE)
         return weights
 
     def restore(self, weights: Tensors, states: Tensors, updates: int) -> None:
@@ -84,21 +83,65 @@ class Learner:
             if "step" in group:  # apex counts here
                 group["step"] = updates
 
+    def release(self) -> None:
+        """Let go of the group of processes before it ends; nothing is trained after this.
+
+        DDP's reducer holds the group, too. Were it the last to let go, it would wait for the
+        group's threads without giving up Python's lock, which one of them may be waiting for: now
+        and then a rank would never end.
+        """
+        if isinstance(self.network, DistributedDataParallel):
+            del self.network.reducer, self.network.logger
+
     def _keys(self) -> list[str]:
         states = iter(self.optimizer.state.values())
         return [key for key, value in next(states, {}).items() if key != "step"]
 
-    def _read(self, parameter: nn.Parameter, key: str | None = None) -> Tensor:
+    def _whole(self, key: str | None = None) -> Tensors:
+        """Copies of the trained weights, or of the state `key` of each, by one collective."""
         if self._zero is None:
-            return parameter if key is None else self.optimizer.state[parameter][key]
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+            state = self.optimizer.state
+            return {
+                name: _copy(p if key is None else state[p][key])
+                for name, p in self._trained.items()
+            }
+        assemble = self._assemble_parts if self._third else self._assemble_fragments
+        return dict(zip(self._trained, map(_copy, assemble(key)), strict=True))
 
-        whole: Tensor = (
-            safe_get_full_fp32_param(parameter)
+    def _assemble_parts(self, key: str | None) -> list[Tensor]:
+        """ZeRO 3: a weight is cut into one part a rank, of which the last are filled up."""
+        from deepspeed import utils
+
+        parts = [
+            utils.safe_get_local_fp32_param(p)
             if key is None
-            else safe_get_full_optimizer_state(parameter, key)
-        )
-        return whole
+            else utils.safe_get_local_optimizer_state(p, key)
+            for p in self._trained.values()
+        ]
+        own = torch.cat([part.flatten() for part in parts])
+        everyone = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(everyone, own)
+        columns = torch.stack(everyone).split([part.numel() for part in parts], dim=1)
+        return [
+            column.flatten()[: p.ds_numel].view(p.ds_shape)
+            for column, p in zip(columns, self._trained.values(), strict=True)
+        ]
+
+    def _assemble_fragments(self, key: str | None) -> list[Tensor]:
+        """ZeRO 1 and 2: all weights in a row are cut up; a rank may hold a piece of a weight."""
+        sizes = [p.numel() for p in self._trained.values()]
+        whole = torch.zeros(sum(sizes), device=next(iter(self._trained.values())).device)
+        places = whole.split(sizes)
+        for place, parameter in zip(places, self._trained.values(), strict=True):
+            held = parameter._hp_mapping
+            if held is not None:
+                address = held.lp_fragment_address
+                place.narrow(0, address.start, address.numel).copy_(held.get_hp_fragment(key))
+        dist.all_reduce(whole)
+        return [
+            place.view_as(parameter)
+            for place, parameter in zip(places, self._trained.values(), strict=True)
+        ]
 
     def _write(self, parameter: nn.Parameter, value: Tensor, key: str | None = None) -> None:
         from deepspeed import utils

@@ -23,7 +23,8 @@ LOG = logging.getLogger(__name__)
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
 KILLED_WAIT = 5.0  # seconds: whoever stops a run has not long to wait
-Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+End = Literal["FINISHED", "FAILED", "KILLED"]
+Status = Literal["RUNNING", End]
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class Tracker:
             self._record.artifacts.append(name)
             self._record.write(self._folder)
 
-    def close(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+    def close(self, status: End) -> None:
         """End the run as `status`; wait for what is not delivered, at most `close_wait` seconds.
 
         What did not arrive is counted in one line, and delivered by the next start of the run or by

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from functools import cache
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -9,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from model.sdst import SDST, SDSTConfig
 
 
+@cache
 def flops_per_pair(config: SDSTConfig, clips: int, tokens: int) -> float:
     """Floating-point operations, forward and backward, of one pair of `clips` and `tokens`.
 

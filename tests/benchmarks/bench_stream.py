@@ -1,15 +1,17 @@
 """How fast do stored features become batches, next to the bytes alone and to npz files?
 
-    python -m tests.benchmarks.bench_stream
+    python -m tests.benchmarks.bench_stream                 (about two minutes)
 
 Writes generated features of QVHighlights' shapes (75 clips and 17 tokens a query, 5 layers: 0.75 MB
 a pair) as shards and as npz files as SDST released them, and reads both from the page cache, in one
-process with one thread, in turns. Rates are pairs a second of processor time (user and system), so
-that others on the machine disturb them little; wall-clock rates stand beside them:
+process with one thread: the ways take turns, each turn goes over the whole set several times, the
+median of the turns is printed, and how far they lie apart. Rates are pairs a second of processor
+time (user and system), so that others on the machine disturb them little; wall-clock rates stand
+beside them:
 
-- bytes: the tars' bytes alone, into one buffer of 1 MB that is used again and stays in the cache
-- bytes kept: the same into buffers of a batch's size (24 MB), two in turn: what writing batches to
-  memory costs by itself
+- bytes: the tars' bytes alone, into one buffer of 1 MB that never leaves the processor's cache
+- bytes kept: the same into two buffers of a batch's size in turn: what putting a batch into memory
+  costs by itself, without a look at any byte
 - npz: a map-style torch loader over the npz files, padded batches in half precision
 - stream: training batches of PairStream, checksums included
 
@@ -22,6 +24,7 @@ import argparse
 import itertools
 import json
 import multiprocessing
+import os
 import resource
 import statistics
 import tempfile
@@ -45,7 +48,7 @@ from data_pipeline.stream import DataConfig, PairStream
 LAYERS, VIDEO_WIDTH, TEXT_WIDTH = 5, 768, 1024
 BATCH = 32
 RATE = 30.0  # pairs a second of CPU training
-ROUNDS = 5
+ROUNDS, PASSES = 7, 3
 
 
 def generated(vid: str, clips: int, tokens: int, queries: int, random: Any) -> Sample:
@@ -125,16 +128,20 @@ def read_bytes(features: FeatureSet, buffers: list[memoryview]) -> None:
 def pairs_per_second(pairs: int, work: Callable[[], object]) -> tuple[float, float]:
     """By processor time and by the clock."""
     wall, processor = time.perf_counter(), time.process_time()
-    work()
+    for _ in range(PASSES):
+        work()
     processor, wall = time.process_time() - processor, time.perf_counter() - wall
-    return pairs / processor, pairs / wall
+    return PASSES * pairs / processor, PASSES * pairs / wall
 
 
-def compare(features: FeatureSet, folder: Path) -> dict[str, dict[str, float]]:
-    """Medians of the three ways."""
+def compare(features: FeatureSet, folder: Path) -> dict[str, Any]:
+    """Rates of the ways, and their ratios."""
     config = DataConfig(batch_size=BATCH)
     npz = NpzFiles(folder, len(features.samples))
     count = features.pairs // BATCH * BATCH
+    pair = sum(os.path.getsize(str(features.path(n))) for n in range(8)) // features.pairs
+    batches = [memoryview(bytearray(BATCH * pair)) for _ in range(2)]
+    pieces = [batch[at : at + 2**20] for batch in batches for at in range(0, len(batch), 2**20)]
 
     def drain(batches: Any) -> None:
         for _ in batches:
@@ -143,24 +150,32 @@ def compare(features: FeatureSet, folder: Path) -> dict[str, dict[str, float]]:
     def through_npz() -> None:
         drain(DataLoader(npz, BATCH, shuffle=True, drop_last=True, collate_fn=pad))
 
-    pieces = [memoryview(bytearray(BATCH * 750_000)) for _ in range(2)]
-    kept = [big[at : at + 2**20] for big in pieces for at in range(0, len(big), 2**20)]
     ways: dict[str, tuple[int, Callable[[], object]]] = {
-        "bytes": (features.pairs, lambda: read_bytes(features, kept[:1])),
-        "bytes kept": (features.pairs, lambda: read_bytes(features, kept)),
+        "bytes": (features.pairs, lambda: read_bytes(features, pieces[:1])),
+        "bytes kept": (features.pairs, lambda: read_bytes(features, pieces)),
         "npz": (count, through_npz),
         "stream": (count, lambda: drain(PairStream(features, config, 0).train(0))),
     }
-    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    for round in range(ROUNDS + 1):
-        for name, (pairs, work) in ways.items():
-            rate = pairs_per_second(pairs, work)
-            if round:  # the first fills the page cache
-                rates[name].append(rate)
-    return {
-        clock: {name: statistics.median(v[n] for v in values) for name, values in rates.items()}
-        for n, clock in enumerate(("processor", "wall"))
-    }
+    for _, work in ways.values():  # fills the page cache, and all that is made once
+        work()
+    turns = [
+        {name: pairs_per_second(pairs, work) for name, (pairs, work) in ways.items()}
+        for _ in range(ROUNDS)
+    ]
+    result: dict[str, Any] = {}
+    for number, clock in enumerate(("processor", "wall")):
+        columns = {name: [turn[name][number] for turn in turns] for name in ways}
+        result[f"pairs a second, {clock}"] = {
+            name: spread(column, ".0f") for name, column in columns.items()
+        }
+        for other in ("npz", "bytes", "bytes kept"):
+            ratios = [a / b for a, b in zip(columns["stream"], columns[other], strict=True)]
+            result[f"stream / {other}, {clock}"] = spread(ratios, ".2f")
+    return result
+
+
+def spread(values: list[float], form: str) -> str:
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
 def waiting_share(features: FeatureSet) -> float:
@@ -212,7 +227,7 @@ def measure_memory(folder: Path, buffer_mb: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--videos", type=int, default=512)
+    parser.add_argument("--videos", type=int, default=1024)
     parser.add_argument("--only", choices=["compare", "wait", "memory"])
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -222,12 +237,7 @@ def main() -> None:
         if args.only != "memory":
             features = write(folder / "short", args.videos, 75, 1, shards=8, npz=True)
         if args.only in (None, "compare"):
-            rates = compare(features, folder / "short")
-            result["pairs_per_second"] = rates
-            for clock, rate in rates.items():
-                result[f"stream / npz, {clock}"] = rate["stream"] / rate["npz"]
-                result[f"stream / bytes, {clock}"] = rate["stream"] / rate["bytes"]
-                result[f"stream / bytes kept, {clock}"] = rate["stream"] / rate["bytes kept"]
+            result |= compare(features, folder / "short")
         if args.only in (None, "wait"):
             result["waiting share at 30 pairs/s, 2 workers"] = waiting_share(features)
         if args.only in (None, "memory"):

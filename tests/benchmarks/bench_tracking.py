@@ -2,13 +2,15 @@
 
     python -m tests.benchmarks.bench_tracking            (about four minutes)
 
-Trains the same small model once without MLflow and once for each state of the server, with a record
-at every step, and prints steps per second, the seconds that the end waited, and the records that
-the server has at the end and after `launch.track`. The server is a real one; a proxy before it
-makes it silent or late.
+Trains the same small model without MLflow, first and last, and once for each state of the server,
+with a record at every step. Prints steps per second and their ratio to those of the first run, the
+longest time between two steps, the seconds that the end waited (20 at most are allowed here), and
+the records that the server has at the end and after `launch.track`. The server is a real one; a
+proxy before it makes it silent or late.
 """
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -25,7 +27,11 @@ from pathlib import Path
 from tests.conftest import build_feature_set
 
 ROOT = Path(__file__).parents[2]
-CASES = ("without MLflow", "sqlite file", "server", "silent", "refusing", "2 s late", "restarted")
+BASELINE = "without MLflow"
+CASES = (
+    *(BASELINE, "sqlite file", "server", "silent", "refusing", "2 s late", "restarted"),
+    f"{BASELINE} again",
+)
 
 
 def free_port() -> int:
@@ -98,8 +104,9 @@ class Relay(socketserver.BaseRequestHandler):
             sink.shutdown(socket.SHUT_WR)
 
 
-def train(folder: Path, case: str, uri: str | None, epochs: int) -> tuple[float, float]:
-    """One run; (steps per second without the first ten, seconds after the last step)."""
+def train(folder: Path, case: str, uri: str | None, epochs: int) -> tuple[float, float, float]:
+    """One run; (steps per second without the first ten, longest time between two steps, seconds
+    after the last step)."""
     name = case.replace(" ", "-")
     flags = {
         "runs": folder,
@@ -129,7 +136,8 @@ def train(folder: Path, case: str, uri: str | None, epochs: int) -> tuple[float,
     ended = time.time()
     records = [json.loads(line) for line in (folder / name / "metrics.jsonl").open()]
     times = [record["time"] for record in records if record["kind"] == "train"]
-    return (len(times) - 11) / (times[-1] - times[10]), ended - times[-1]
+    between = [after - before for before, after in itertools.pairwise(times[10:])]
+    return len(between) / sum(between), max(between), ended - times[-1]
 
 
 def arrived(uri: str, case: str) -> str:
@@ -168,8 +176,10 @@ def main() -> None:
         **{name: f"http://127.0.0.1:{proxy.server_address[1]}" for name, proxy in proxies.items()},
     }
     print(
-        "MLflow                 steps/s    end, s  training records at the end, then after a send"
+        f"{'MLflow':22} {'steps/s':>8} {'ratio':>6} {'longest, s':>10} {'end, s':>7}  "
+        "training records at the end; after a send"
     )
+    base = 0.0
     try:
         server.wait()
         for case in options.cases:
@@ -177,8 +187,9 @@ def main() -> None:
             if case == "restarted":
                 threading.Timer(8, server.kill).start()
                 threading.Timer(12, server.start).start()
-            rate, end = train(folder, case, uri, options.epochs)
-            line = f"{case:20} {rate:9.2f} {end:9.1f}"
+            rate, longest, end = train(folder, case, uri, options.epochs)
+            base = base or rate
+            line = f"{case:22} {rate:8.2f} {rate / base:6.2f} {longest:10.2f} {end:7.1f}"
             if uri:
                 server.wait()
                 store = uri if case == "sqlite file" else direct

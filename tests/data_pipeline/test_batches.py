@@ -23,7 +23,7 @@ def annotate(*windows, saliency=None):
 )
 def test_windows_are_made_trainable_as_r2_tuning_does(window, edges):
     [[centre, width]] = target_windows(
-        torch.tensor([window], dtype=torch.float64), torch.tensor([10]), torch.tensor([2.0])
+        np.array([window], dtype=np.float64), np.array([10]), np.array([2.0], dtype=np.float32)
     ).tolist()
     assert (20 * (centre - width / 2), 20 * (centre + width / 2)) == pytest.approx(edges, abs=1e-5)
 

@@ -5,12 +5,14 @@ import fcntl
 import multiprocessing
 import shutil
 import time
+from collections import deque
 
 import pytest
 import torch
 
 from data_pipeline.cache import Cache
 from data_pipeline.errors import InputError
+from data_pipeline.fetching import take
 from data_pipeline.order import OrderConfig
 from data_pipeline.reading import ReadingConfig
 from data_pipeline.shards import FeatureSet
@@ -107,6 +109,14 @@ def test_a_damaged_object_is_named_and_a_store_that_fails_is_no_damage(stored, m
     config = dataclasses.replace(CONFIG, skip_damaged=True)
     with pytest.raises(InputError, match="the store is down"):
         list(PairStream(stored, config, 0).train(0))
+
+
+def test_what_stands_before_the_sample_that_is_asked_for_is_not_waited_for_any_more():
+    coming = deque([(1, "a"), (2, "b"), (3, "c")])
+    assert take(coming, 2) == "b"
+    assert list(coming) == [(3, "c")]
+    assert take(coming, 2) is None
+    assert list(coming) == [(3, "c")]
 
 
 def test_the_cache_forgets_what_was_used_longest_ago(tmp_path):

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import re
 import socket
-from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -13,7 +12,6 @@ from safetensors.torch import load_file
 from tests.distributed.program import rank_main
 
 os.environ["DS_ACCELERATOR"] = "cpu"  # read when DeepSpeed is imported, by the server of the ranks
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -47,20 +45,14 @@ class Ranks:
         self._server = multiprocessing.get_context("forkserver")
         self._server.set_forkserver_preload(["deepspeed", "tests.distributed.program"])
 
-    def start(self, flags, world=1, zero=None, **environment):
-        """Start the ranks of one run: (process, file of its output) each; `zero` is a stage."""
+    def start(self, flags, world=1, file=None, **environment):
+        """Start the ranks of one run: (process, file of its output) each. Several are launched as
+        `file` of configs/accelerate says, plain ones without."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         environment |= {"OMP_NUM_THREADS": "1"}
-        if zero:
-            environment |= {
-                "ACCELERATE_USE_DEEPSPEED": "true",
-                "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(
-                    ROOT / f"configs/deepspeed/zero{zero}.json"
-                ),
-            }
-        if world > 1 or zero:
+        if world > 1:
             environment |= {
                 "WORLD_SIZE": str(world),
                 "LOCAL_WORLD_SIZE": str(world),
@@ -70,11 +62,10 @@ class Ranks:
         flags = [*flags, f"--runs={self.folder}"]
         ranks = []
         for rank in range(world):
-            own = (
-                {"RANK": str(rank), "LOCAL_RANK": str(rank)} if "WORLD_SIZE" in environment else {}
-            )
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if world > 1 else {}
             log = self.folder / f"log-{len(self.started) + rank}"
-            process = self._server.Process(target=rank_main, args=(flags, environment | own, log))
+            given = (flags, environment | own, log, file)
+            process = self._server.Process(target=rank_main, args=given)
             process.start()
             ranks.append((process, log))
         self.started += [process for process, _ in ranks]
@@ -104,16 +95,17 @@ class Ranks:
         lines = (self.folder / name / "metrics.jsonl").read_text().splitlines()
         return {r["step"]: r for r in map(json.loads, lines) if r["kind"] == kind}
 
-    def pairs(self, name):
-        """(step, qid) of everything that any rank was given, in all attempts of a run."""
-        lines = [
-            line
+    def noted(self, name):
+        """What `program.py` noted of every step that any rank began, in all attempts of a run."""
+        return [
+            json.loads(line)
             for file in sorted((self.folder / name).glob("pairs-*.jsonl"))
             for line in file.read_text().splitlines()
         ]
-        return [
-            (record["step"], qid) for record in map(json.loads, lines) for qid in record["qids"]
-        ]
+
+    def pairs(self, name):
+        """(step, qid) of everything that any rank was given, in all attempts of a run."""
+        return [(record["step"], qid) for record in self.noted(name) for qid in record["qids"]]
 
 
 @pytest.fixture
@@ -122,3 +114,11 @@ def ranks(tmp_path):
     yield ranks
     for process in ranks.started:
         process.kill()
+
+
+@pytest.fixture(scope="module")
+def alone(flags, tmp_path_factory):
+    """What every other run is compared with: one process, undisturbed, under the name "whole"."""
+    ranks = Ranks(tmp_path_factory.mktemp("alone"))
+    assert ranks.run(flags(name="whole"))[0] == [0]
+    return ranks

@@ -2,11 +2,12 @@
 
     python tests/distributed/crashes.py --processes 2 --kills 20
 
-Each attempt is killed (SIGKILL, all ranks or only one) at a random moment of its training and then
-started again, until it has been killed so often; it is let finish when its steps are done, and then
-the next run begins. Every run must end with the weights of the quiet one, bit for bit, and must
-have been given every pair. Prints a line of JSON: how often it was killed, how many of them while a
-checkpoint was being written, and the steps that were lost. Exit code 1 if any bit differs.
+Each attempt is killed (SIGKILL, one rank after the other) at a random moment of its training, every
+second time when a checkpoint is being written, and then started again, until there were so many
+kills; it is let finish when its steps are done, and then the next run begins. Every run must end
+with the weights of the quiet one, bit for bit, and must have been given every pair. Prints a line
+of JSON: how often it was killed, how many of them while a checkpoint was being written, and the
+steps that were lost. Exit code 1 if any bit differs.
 
 The ranks are forked from this process, which has imported everything: an attempt begins at once.
 """
@@ -87,6 +88,11 @@ def newest_step(run):
     return int(names[-1].split("_")[1]) if names else 0
 
 
+def writing(run):
+    """Whether a checkpoint is being written."""
+    return any((run / "checkpoints").glob(".step_*.tmp"))
+
+
 def result(run):
     """What two runs must have alike."""
     latest = run / "checkpoints" / "latest"
@@ -116,7 +122,7 @@ def main():
     assert [rank.exitcode for rank in quiet] == [0] * options.processes, (
         folder / "quiet.log"
     ).read_text()
-    expected, kills, writing, lost, runs = result(folder / "quiet"), 0, 0, [], 0
+    expected, kills, met, lost, runs = result(folder / "quiet"), 0, 0, [], 0
     same = True
     while kills < options.kills:
         name, runs = f"run{runs}", runs + 1
@@ -131,13 +137,15 @@ def main():
                 deadline = time.monotonic() + chance.uniform(0, 2.0)
                 while time.monotonic() < deadline and any(rank.is_alive() for rank in ranks):
                     time.sleep(0.005)
+                while kills % 2 and not writing(run) and all(rank.is_alive() for rank in ranks):
+                    pass
                 if all(rank.is_alive() for rank in ranks):
                     # The launcher kills the others when one is gone; now and then all go at once.
                     for rank in chance.sample(ranks, len(ranks)):
                         rank.kill()
                         time.sleep(chance.choice((0, 0.05)))
                     kills += 1
-                    writing += any((run / "checkpoints").glob(".step_*.tmp"))
+                    met += writing(run)
                     done = max((step for step, _ in steps_begun(run)), default=0)
                     lost.append(max(0, done - newest_step(run)))
             for rank in ranks:
@@ -149,7 +157,7 @@ def main():
         steps = {step for step, _ in steps_begun(run)}
         same &= steps == set(range(STEPS_PER_EPOCH * EPOCHS))
     print(json.dumps({
-        "processes": options.processes, "kills": kills, "runs": runs, "while writing": writing,
+        "processes": options.processes, "kills": kills, "runs": runs, "while writing": met,
         "bitwise the same": same, "steps lost, mean": round(sum(lost) / len(lost), 2),
         "steps lost, most": max(lost), "seconds": round(time.monotonic() - begin),
     }))  # fmt: skip

@@ -18,49 +18,66 @@ def check_same(found, expected, tolerance):
         torch.testing.assert_close(found[name], value, atol=tolerance, rtol=0, msg=name)
 
 
-@pytest.mark.parametrize("zero", [None, 1, 2, 3])
-def test_two_ranks_end_with_the_weights_and_scores_of_one(ranks, flags, zero):
-    if zero:
+@pytest.mark.parametrize(
+    ("file", "got"),
+    [
+        ("cpu", "MULTI_CPU, gloo"),
+        ("zero1", "DEEPSPEED ZeRO 1, gloo"),
+        ("zero2", "DEEPSPEED ZeRO 2, gloo"),
+        ("zero3", "DEEPSPEED ZeRO 3, gloo"),
+    ],
+)
+def test_two_ranks_end_with_the_weights_and_scores_of_one(ranks, alone, flags, file, got):
+    if "zero" in file:
         pytest.importorskip("deepspeed")
-    assert ranks.run(flags(name="one"))[0] == [0]
-    codes, outputs = ranks.run(flags(name="two"), world=2, zero=zero)
+    codes, outputs = ranks.run(flags(name="two"), world=2, file=file)
     assert codes == [0, 0], outputs
-    assert (f"DEEPSPEED ZeRO {zero}" if zero else "MULTI_CPU") in outputs[0]
-    check_same(ranks.weights("two"), ranks.weights("one"), 1e-5)
+    assert got in outputs[0]
+    check_same(ranks.weights("two"), alone.weights("whole"), 1e-5)
     one, two = (
-        json.loads((ranks.folder / name / "metrics.json").read_text()) for name in ("one", "two")
+        json.loads((run / "metrics.json").read_text())
+        for run in (alone.folder / "whole", ranks.folder / "two")
     )
     assert two["metrics"] == pytest.approx(one["metrics"], abs=1e-3)
     assert two["baselines"] == one["baselines"]
 
 
-def test_a_run_goes_on_with_other_ranks_after_being_stopped(ranks, flags):
-    """1 process, then 2, then ZeRO 3, then 1 again; SIGTERM reaches one rank only."""
+def test_a_run_goes_on_with_other_ranks_after_being_stopped(ranks, alone, flags):
+    """1 process, then 2, then ZeRO 3, then 1 again. SIGTERM reaches one rank only, and the first
+    time all processes of the rank, its loader's workers among them."""
     pytest.importorskip("deepspeed")
-    assert ranks.run(flags(name="whole"))[0] == [0]
     attempts = [
-        ({"world": 1}, "0:4"),
-        ({"world": 2}, "1:10"),
-        ({"world": 2, "zero": 3}, "0:15"),
-        ({"world": 1}, None),
+        ({"data.workers": 2}, {"SIGNAL": f"0:4:{-SIGTERM}"}),
+        ({}, {"world": 2, "file": "ddp", "SIGNAL": f"1:10:{SIGTERM}"}),
+        ({}, {"world": 2, "file": "zero3", "SIGNAL": f"0:15:{SIGTERM}"}),
+        ({}, {}),
     ]
-    for options, at in attempts:
-        signals = {"SIGNAL": f"{at}:{SIGTERM}"} if at else {}
-        codes, outputs = ranks.run(flags(name="moved"), **options, **signals)
-        assert set(codes) == ({75} if at else {0}), outputs
-    whole, moved = ranks.records("whole"), ranks.records("moved")
+    for changes, options in attempts:
+        codes, outputs = ranks.run(flags(name="moved", **changes), **options)
+        assert set(codes) == ({75} if "SIGNAL" in options else {0}), outputs
+    whole, moved = alone.records("whole"), ranks.records("moved")
     assert whole.keys() == moved.keys() == set(range(1, 25))
     for step, record in whole.items():
         assert moved[step]["loss"] == pytest.approx(record["loss"], abs=1e-4), step
-    check_same(ranks.weights("moved"), ranks.weights("whole"), 1e-5)
-    assert Counter(ranks.pairs("moved")) == Counter(ranks.pairs("whole"))
+    check_same(ranks.weights("moved"), alone.weights("whole"), 1e-5)
+    assert Counter(ranks.pairs("moved")) == Counter(alone.pairs("whole"))
 
 
 def test_bf16_and_parts_of_a_batch_train_under_zero_as_under_ddp(ranks, flags):
+    """A step whose gradient is not finite is left out, too, and the pair at fault is named.
+
+    ZeRO 3 has a linear layer of its own, which rounds to bf16 once more, before the bias.
+    """
     pytest.importorskip("deepspeed")
-    more = {"precision": "bf16", "optim.accumulate": 2, "epochs": 1}
-    for name, options in {"ddp": {}, "zero": {"zero": 2}}.items():
-        codes, outputs = ranks.run(flags(name=name, **more), world=2, **options)
+    more = {"precision": "bf16", "optim.accumulate": 2, "epochs": 1, "optim.skip_not_finite": 1}
+    steps = {}
+    for file in ("ddp", "zero2", "zero3"):
+        codes, outputs = ranks.run(flags(name=file, **more), world=2, file=file, SPOIL="1:3")
         assert codes == [0, 0], outputs
-    for step, record in ranks.records("ddp").items():
-        assert ranks.records("zero")[step]["loss"] == pytest.approx(record["loss"], abs=1e-4)
+        [[qid, *_]] = [r["qids"] for r in ranks.noted(file) if r["step"] == 3 and r["rank"] == 1]
+        assert "step 3: the gradient is not finite" in outputs[0]
+        assert qid in outputs[0]
+        steps[file] = [record["loss"] for record in ranks.records(file).values()]
+    assert len(steps["ddp"]) == 6
+    assert steps["zero2"] == pytest.approx(steps["ddp"], abs=1e-4, nan_ok=True)
+    assert steps["zero3"] == pytest.approx(steps["ddp"], rel=2e-3, nan_ok=True)

@@ -1,5 +1,6 @@
 """The configurations of the published data sets train, on features generated over the real rows."""
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -18,7 +19,7 @@ FILES = {
     "tacos": ("tacos_train", "tacos_val", "tacos_test"),
 }
 CLIP_LENGTH = {"qvhighlights": 2.0, "charades": 1.0, "tacos": 2.0}
-VIDEOS = {"qvhighlights": 20, "charades": 10, "tacos": 1}  # TACoS: 130 sentences a video
+ROWS = {"train": 40, "selection": 8, "report": 8}
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +49,13 @@ def test_each_experiment_trains_selects_and_reports(name, annotations, tmp_path)
     for role, file in zip(("train", "selection", "report"), FILES[name], strict=True):
         if file is None:
             continue
-        folder = tmp_path / role
+        folder, rows = tmp_path / role, tmp_path / f"{role}.jsonl"
+        with open(annotations / name / f"{file}.jsonl", encoding="utf-8") as whole:
+            rows.write_text("".join(itertools.islice(whole, ROWS[role])), encoding="utf-8")
         command = {
-            "annotations": annotations / name / f"{file}.jsonl",
+            "annotations": rows,
             "output": folder,
             "split": role,
-            "videos": VIDEOS[name] if role == "train" else 1,
             "features.clip_length": CLIP_LENGTH[name],
         }
         assert not generated_features.main([f"--{k}={v}" for k, v in command.items()])
@@ -62,7 +64,7 @@ def test_each_experiment_trains_selects_and_reports(name, annotations, tmp_path)
         "runs": tmp_path,
         "name": "small",
         "epochs": 1,
-        "data.batch_size": 8 if name != "tacos" else 32,
+        "data.batch_size": 16,
         "data.workers": 0,
         "model.width": 32,
         "tracking.every": 1,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 
 import trainer.loop
 from data_pipeline.errors import InputError
+from data_pipeline.shards import FeatureSet
 from trainer import checkpoints
 from trainer.main import main
 
@@ -79,6 +81,18 @@ def test_a_checkpoint_between_epochs_is_where_a_crashed_run_goes_on(
     assert main(command(name="crashed", **FEW)) == 0
     assert "going on from step 4" in capsys.readouterr().out
     assert final(tmp_path / "runs", "crashed") == final(tmp_path / "runs", "whole")
+
+
+def test_latest_is_mended_where_a_crash_came_before_it_was_pointed_at_the_newest(command, tmp_path):
+    assert main(command(**FEW)) == 0
+    run = tmp_path / "runs" / "tiny"
+    latest = run / "checkpoints" / "latest"
+    newest = latest.readlink()
+    latest.unlink()
+    latest.symlink_to("step_00000002")
+    (run / "metrics.json").unlink()
+    assert main(command(**FEW)) == 0
+    assert latest.readlink() == newest
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "unsealed"])
@@ -155,6 +169,28 @@ def test_losses_and_pairs_that_are_not_finite_are_named(command, monkeypatch):
     assert "step 0" in str(caught.value)
     assert poison.qid in str(caught.value)
     assert "l1" in str(caught.value)
+
+
+def test_scores_say_how_many_damaged_queries_they_leave_out(command, splits, tmp_path, capsys):
+    spoilt = FeatureSet(shutil.copytree(splits / "val", tmp_path / "val"))
+    place, size = spoilt.samples[0].members["video.npy"]
+    with open(str(spoilt.path(0)), "r+b") as tar:
+        tar.seek(place + size - 2)
+        tar.write(b"\xff\xff")
+    own = {"data.selection": tmp_path / "val", "data.report": tmp_path / "val"}
+    flags = command(**own, epochs=1, videos=tmp_path, **{"data.skip_damaged": "true"})
+    assert main(flags) == 0
+    said, run = "9 of 12, 3 DAMAGED LEFT OUT", tmp_path / "runs" / "tiny"
+    assert json.loads((run / "metrics.json").read_text())["provenance"]["queries"] == said
+    assert capsys.readouterr().out.count(said) == 2  # the epoch's line, the end's table
+    assert (run / "report.html").read_text().count(said) == 2  # under the title, in the table
+    records = map(json.loads, (run / "metrics.jsonl").open())
+    found = {r["kind"]: r["left_out"] for r in records if "left_out" in r}
+    assert found == {"eval": 3, "report": 3}
+    again = ["--name=again", "--checkpoint", str(run), "--eval"]
+    assert main([*flags, *again]) == 0
+    scores = tmp_path / "runs" / "again" / "evaluation" / "val" / "metrics.json"
+    assert json.loads(scores.read_text())["provenance"]["queries"] == said
 
 
 def test_averaged_weights_are_what_is_exported_and_the_weights_are_what_is_kept(command, tmp_path):

@@ -49,11 +49,13 @@ def test_ranks_are_added_averaged_and_spread():
         return row * 2
 
     meter = Meter(1.0, 1.0)
-    meter.add(8, 2.0, 0.5, numbers(3.0))
+    meter.add(8, 2.0, 0.5, numbers(3.0), replaced=1)
+    meter.add(8, 2.0, 0.5, numbers(3.0), replaced=1)
     records = meter.flush(accelerator([twice]))
     train, system = records["train"], records["system"]
     assert train["loss"] == 4.5
     assert train["pairs_per_second"] == 12.0
+    assert train["pairs_replaced"] == 6
     assert (train["step_seconds_fastest_rank"], train["step_seconds_slowest_rank"]) == (2.0, 4.0)
     assert train["forward_seconds_slowest_rank"] == 1.0
     assert (system["rank_0/pairs_per_second"], system["rank_1/pairs_per_second"]) == (4.0, 8.0)

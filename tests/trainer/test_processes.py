@@ -15,6 +15,11 @@ from trainer.main import main
             "ACCELERATE_USE_CPU makes Accelerate ignore DeepSpeed",
         ),
         ({"ACCELERATE_USE_FSDP": "true"}, {}, "FSDP is not supported"),
+        (
+            {"TORCHELASTIC_MAX_RESTARTS": "3", "TORCHELASTIC_USE_AGENT_STORE": "True"},
+            {},
+            "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1",
+        ),
         ({"ACCELERATE_MIXED_PRECISION": "bf16"}, {}, "asks for mixed_precision bf16"),
         ({"WORLD_SIZE": "2"}, {}, "started 2 processes"),
         ({}, {"processes": 2}, "--processes 2 was asked for"),

@@ -7,6 +7,7 @@ import signal
 import pytest
 
 import trainer.main as program
+from trainer.tracking import Tracker
 
 
 @pytest.fixture
@@ -40,17 +41,17 @@ def status(tmp_path):
 def test_a_run_that_is_told_to_stop_was_killed_and_goes_on_with_every_step_once(
     command, tmp_path, monkeypatch, number
 ):
-    original = program.Tracker.log
+    original = Tracker.log
 
     def log(self, kind, step, epoch, **numbers):
         original(self, kind, step, epoch, **numbers)
         if (kind, step) == ("train", 1):
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(program.Tracker, "log", log)
+    monkeypatch.setattr(Tracker, "log", log)
     assert program.main(command) == {signal.SIGTERM: 75, signal.SIGINT: 130}[number]
     assert status(tmp_path) == "KILLED"
-    monkeypatch.setattr(program.Tracker, "log", original)
+    monkeypatch.setattr(Tracker, "log", original)
     assert program.main(command) == 0
     assert status(tmp_path) == "FINISHED"
     lines = (tmp_path / "runs" / "tiny" / "metrics.jsonl").open()
