@@ -83,4 +83,4 @@ def _workers(config: ExtractionConfig, decoding: Decoding) -> Workers:
         size = min(config.workers or room, room)
         decoders, decoder_cpus = config.decoders or 1, 0.0
     arguments = (config.encoder, decoding, decoders, decoder_cpus, config.output)
-    return Workers(Extractor, arguments, size, gpus=config.gpus)
+    return Workers(Extractor, arguments, size, gpus=config.gpus, encode_text=True)

@@ -1,9 +1,12 @@
-"""What does one encoding actor do: make a shard, from its planned videos to its commit."""
+"""What does one encoding actor do: make a shard, from its planned videos to its commit.
+
+Ahead of the shards it encodes sentences that several rows share, see `data_pipeline.sentences`.
+"""
 
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,15 +14,13 @@ import numpy as np
 from data_pipeline.encoding import EncoderConfig, FeatureEncoder, Frames
 from data_pipeline.errors import InputError
 from data_pipeline.extraction_decoder import Decoded, Decoders, Decoding
-from data_pipeline.plan import PlannedShard, PlannedVideo
+from data_pipeline.plan import PlannedSentences, PlannedShard, PlannedVideo
 from data_pipeline.samples import Half, Sample, StoredQuery
-from data_pipeline.shard_pool import Seconds, VideoDone
+from data_pipeline.sentences import SharedSentences, write_sentences
+from data_pipeline.shard_pool import Seconds, SentencesDone, Task, VideoDone, Word
 from data_pipeline.shard_writing import Failure, ShardWriter
 from data_pipeline.storage import Source
 from data_pipeline.video import VideoError
-
-SENTENCES_KEPT = 4096
-"""Distinct sentences whose features a worker remembers, so that it encodes each of them once."""
 
 
 class Extractor:
@@ -36,7 +37,7 @@ class Extractor:
         self._encoder = FeatureEncoder(config)
         self._decoders = Decoders(decoding, decoders, decoder_cpus)
         self._output = output
-        self._sentences: dict[str, Half] = {}
+        self._shared = SharedSentences(output)
         self._durations: dict[str, float] = {}
         self._spent = Seconds()
         self._waited = 0.0
@@ -46,9 +47,21 @@ class Extractor:
         """Load the encoders; a worker that answers is ready."""
         self._encoder.load()
 
-    def make(self, shard: PlannedShard) -> Iterator[VideoDone | Seconds]:
-        """Make and commit a shard, telling of each video."""
+    def make(self, task: Task) -> Iterator[Word]:
+        """Make and commit a shard, telling of each video; or the file of shared sentences."""
         self._mark = time.perf_counter()
+        if isinstance(task, PlannedSentences):
+            yield self._encode(task)
+        else:
+            yield from self._extract(task)
+
+    def _encode(self, planned: PlannedSentences) -> SentencesDone:
+        features = self._encoder.encode_text(planned.sentences)
+        with self._writing():
+            write_sentences(self._output, planned.name, features)
+        return SentencesDone(len(features), self._take_seconds())
+
+    def _extract(self, shard: PlannedShard) -> Iterator[VideoDone | Seconds]:
         planned = {video.vid: video for video in shard.videos}
         order = deque(planned)  # videos come as they are ready and are stored as planned
         results: dict[str, Sample | Failure] = {}
@@ -60,7 +73,7 @@ class Extractor:
                     results[vid] = failure = Failure(vid, kind, str(result))
                     done = VideoDone(vid, failure=failure)
                 else:
-                    results[vid] = self._sample(planned[vid], result)
+                    results[vid] = self._sample(planned[vid], result, shard.repeated)
                     done = VideoDone(vid, clips=len(result))
                 while order and order[0] in results:
                     ready = results.pop(order.popleft())
@@ -89,8 +102,8 @@ class Extractor:
                 yield vid, word
             began = time.perf_counter()
 
-    def _sample(self, video: PlannedVideo, features: Half) -> Sample:
-        texts = [self._text(annotation.query) for annotation in video.annotations]
+    def _sample(self, video: PlannedVideo, features: Half, repeated: Mapping[str, int]) -> Sample:
+        texts = [self._text(row.query, repeated) for row in video.annotations]
         ends = np.cumsum([len(text) for text in texts]).tolist()
         return Sample(
             vid=video.vid,
@@ -104,12 +117,11 @@ class Extractor:
             ),
         )
 
-    def _text(self, sentence: str) -> Half:
-        if sentence not in self._sentences:
-            if len(self._sentences) >= SENTENCES_KEPT:
-                self._sentences.pop(next(iter(self._sentences)))
-            (self._sentences[sentence],) = self._encoder.encode_text([sentence])
-        return self._sentences[sentence]
+    def _text(self, sentence: str, repeated: Mapping[str, int]) -> Half:
+        if sentence in repeated:
+            return self._shared.read(repeated[sentence])
+        (features,) = self._encoder.encode_text([sentence])
+        return features
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

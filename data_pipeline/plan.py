@@ -1,8 +1,8 @@
 """Which video goes in which shard, decided from the annotations alone before the work begins?"""
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from data_pipeline.annotations import Annotation
@@ -39,10 +39,26 @@ class PlannedVideo:
 
 @dataclass(frozen=True)
 class PlannedShard:
-    """A shard's name and its videos, in the order in which they are stored."""
+    """A shard's name and its videos, in the order in which they are stored.
+
+    `repeated` numbers those of its sentences that stand in several rows of the plan.
+    """
 
     name: str
     videos: tuple[PlannedVideo, ...]
+    repeated: Mapping[str, int]
+
+
+SENTENCES = 128
+"""Sentences of a `PlannedSentences`: some MB of features, a second or two of work."""
+
+
+@dataclass(frozen=True)
+class PlannedSentences:
+    """Sentences that several rows of the plan share, in order of their numbers."""
+
+    name: str
+    sentences: tuple[str, ...]
 
 
 def plan_shards(
@@ -66,7 +82,28 @@ def plan_shards(
             clips = 0
         groups[-1].append(PlannedVideo(vid, tuple(rows[vid])))
         clips += count
-    return [PlannedShard(f"{n:05d}", tuple(videos)) for n, videos in enumerate(groups)]
+    times = Counter(annotation.query for annotation in annotations)
+    numbers: dict[str, int] = {}
+    shards: list[PlannedShard] = []
+    for videos in groups:
+        queries = (row.query for video in videos for row in video.annotations)
+        repeated = {
+            query: numbers.setdefault(query, len(numbers)) for query in queries if times[query] > 1
+        }
+        shards.append(PlannedShard(f"{len(shards):05d}", tuple(videos), repeated))
+    return shards
+
+
+def plan_sentences(shards: Sequence[PlannedShard]) -> list[PlannedSentences]:
+    """All sentences that several rows of a plan share: sentence n is in element n // SENTENCES."""
+    numbered: dict[str, int] = {}
+    for shard in shards:
+        numbered.update(shard.repeated)
+    sentences = list(numbered)  # first met in the order of their numbers
+    return [
+        PlannedSentences(f"{n // SENTENCES:05d}", tuple(sentences[n : n + SENTENCES]))
+        for n in range(0, len(sentences), SENTENCES)
+    ]
 
 
 def find_video(folder: Source, vid: str) -> Location | None:

@@ -7,25 +7,22 @@ the same inputs give the same bytes, and running again makes what is missing.
 """
 
 import dataclasses
-import fcntl
-import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.annotations import read_annotations
 from data_pipeline.errors import InputError
+from data_pipeline.job_folder import JobFolder
 from data_pipeline.plan import PlannedShard, ShardingConfig, plan_shards
 from data_pipeline.ray_session import ray_session
-from data_pipeline.shard_pool import Seconds, VideoDone, WorkerPool, Workers
-from data_pipeline.shard_writing import write_json, write_manifest, write_text
-from data_pipeline.shards import FORMAT, Provenance, read_json
-from data_pipeline.storage import Location, Source, remove_temporary
+from data_pipeline.shard_pool import Seconds, SentencesDone, VideoDone, WorkerPool, Workers
+from data_pipeline.shard_writing import write_json, write_manifest
+from data_pipeline.shards import Provenance, read_json
+from data_pipeline.storage import Location, Source
 from data_pipeline.video import clip_count
 
 
@@ -65,6 +62,9 @@ class Progress:
     done: int = 0
     clips: int = 0
     failed: int = 0
+    sentences: int = 0
+    """Sentences to encode ahead of the shards that share them ..."""
+    sentences_done: int = 0
     workers: int = 0
     start_seconds: float = 0.0
     """Until a worker was ready: Ray, its processes, their imports and the encoders' weights."""
@@ -150,21 +150,22 @@ def make_shards(
     }
     output = Location(config.output)
     split = config.split or output.name
-    output.mkdir()
-    with _only_run(output):
-        _claim(config, split, provenance, rows["sha256"])
-        remove_temporary(output)
-        todo = _missing(output, shards, config.retry_failed)
+    plan = {
+        "split": split,
+        "annotations": rows["sha256"],
+        "sharding": dataclasses.asdict(config.sharding),
+    }
+    folder = JobFolder(output, config.retry_failed)
+    with folder.held():
+        folder.claim(plan, provenance)
+        todo = folder.missing(shards)
         progress = Progress(videos=sum(len(shard.videos) for shard in todo))
         if todo:
             start = time.perf_counter()
-            try:
-                with ray_session(config.workers):
-                    _run(config, start, workers(), todo, progress, report)
-            finally:  # the workers are gone by now
-                remove_temporary(output)
+            with ray_session(config.workers):
+                _run(folder, start, workers(), todo, shards, progress, report)
         indexes = [read_json(output / f"{shard.name}.json") for shard in shards]
-        _write_failures(output, indexes)
+        folder.write_failures(indexes)
         if not any(index["samples"] for index in indexes):
             cause = indexes[0]["failures"][0]["cause"]
             raise InputError(f"{source}: none of the videos can be used; the first: {cause}")
@@ -198,24 +199,23 @@ def make_shards(
 
 
 def _run(
-    config: JobConfig,
+    folder: JobFolder,
     start: float,
     workers: Workers,
     todo: Sequence[PlannedShard],
+    shards: Sequence[PlannedShard],
     progress: Progress,
     report: Callable[[Progress], None],
 ) -> None:
     """Make shards on the running Ray, which began to start at `start`."""
     workers = dataclasses.replace(workers, size=min(workers.size, len(todo)))
+    ahead = folder.missing_sentences(todo, shards) if workers.encode_text else []
     progress.workers = workers.size
+    progress.sentences = sum(len(planned.sentences) for planned in ahead)
     began = reported = time.perf_counter()
     known: dict[str, VideoDone] = {}  # a video is heard of again if its worker died
-
-    def is_done(shard: PlannedShard) -> bool:
-        return _is_done(Location(config.output), shard, config.retry_failed)
-
-    with WorkerPool(workers, is_done) as pool:
-        for heard in pool.make(todo):
+    with WorkerPool(workers, folder.is_done) as pool:
+        for heard in pool.make(ahead, todo):
             now = time.perf_counter()
             if not pool.ready:
                 began, progress.start_seconds = now, now - start
@@ -223,81 +223,15 @@ def _run(
             if isinstance(heard, VideoDone):
                 progress.add(heard, known.get(heard.vid))
                 known[heard.vid] = heard
+            elif isinstance(heard, SentencesDone):
+                progress.busy += heard.seconds
+                progress.sentences_done += heard.count
             elif heard is not None:
                 progress.busy += heard
             if now - reported > 1:
                 report(progress)
                 reported = now
     report(progress)
-
-
-def _is_done(output: Location, shard: PlannedShard, retry_failed: bool) -> bool:
-    """Whether a shard's index is there and agrees with its tar."""
-    try:
-        index = read_json(output / f"{shard.name}.json")
-        tar = output / f"{shard.name}.tar"
-        if (retry_failed and index["failures"]) or tar.size() != index["bytes"]:
-            return False
-        return bool(tar.sha256() == index["sha256"])
-    except InputError:  # absent or damaged
-        return False
-
-
-def _missing(
-    output: Location, shards: Sequence[PlannedShard], retry_failed: bool
-) -> list[PlannedShard]:
-    with ThreadPoolExecutor() as threads:  # hashing leaves the interpreter's lock
-        done = threads.map(lambda shard: _is_done(output, shard, retry_failed), shards)
-        return [shard for shard, is_done in zip(shards, done, strict=True) if not is_done]
-
-
-def _claim(config: JobConfig, split: str, provenance: Provenance, annotations: str) -> None:
-    """Write down what the output folder is for; raises InputError if that is something else."""
-    path = Location(config.output) / "plan.json"
-    plan = {
-        "split": split,
-        "annotations": annotations,
-        "sharding": dataclasses.asdict(config.sharding),
-    }
-    if not path.is_file():
-        content = plan | {"format": FORMAT, "provenance": dataclasses.asdict(provenance)}
-        write_json(path, content)
-        return
-    found = read_json(path)
-    try:
-        made_by = Provenance.from_json(found["provenance"])
-        differences = [f"{k}: {found[k]}, not {plan[k]}" for k in plan if found[k] != plan[k]]
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: malformed ({error!r}); remove the folder") from error
-    differences += made_by.differences(provenance)
-    if differences:
-        raise InputError(
-            f"{config.output}: holds the features of another job ({'; '.join(differences)}); "
-            "choose another output folder or remove this one"
-        )
-
-
-@contextmanager
-def _only_run(output: Location) -> Iterator[None]:
-    """Hold a local output folder: a second run at the same time would remove the first's files.
-
-    In a store there is nothing to remove, and two runs would write the same bytes.
-    """
-    if output.local is None:
-        yield
-        return
-    with open(output.local / ".lock", "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"{output}: another job that writes into it is running") from error
-        yield
-
-
-def _write_failures(output: Location, indexes: Sequence[dict[str, Any]]) -> None:
-    """failures.jsonl: every video that is in no shard, in order of the plan."""
-    rows = [json.dumps(f, ensure_ascii=False) for index in indexes for f in index["failures"]]
-    write_text(output / "failures.jsonl", "".join(f"{row}\n" for row in rows))
 
 
 def _lengths_differ(

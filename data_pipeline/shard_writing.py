@@ -121,8 +121,10 @@ class ShardWriter:
             "samples": [entry.to_json() for entry in self._entries],
             "failures": [dataclasses.asdict(failure) for failure in failures],
         }
+        path = self._folder / f"{self._name}.json"
+        path.unlink()  # of a shard that is made again: it would describe another tar for a moment
         self._file.commit()
-        write_json(self._folder / f"{self._name}.json", index)
+        write_json(path, index)
         return index
 
     def _member(self, name: str, data: bytes) -> tuple[int, int]:

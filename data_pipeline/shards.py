@@ -3,6 +3,7 @@
     features/<split>/manifest.json     what the set is: provenance, annotations, shards with hashes
     features/<split>/00000.tar         samples: one video with all its queries
     features/<split>/00000.json        index of that tar, with its SHA-256; written after it
+    features/<split>/sentences/        left by extraction for its next run; no reader needs it
 
 A tar holds for each sample `<key>.video.npy` (L, K, Dv) float16, `<key>.text.npy` (tokens of all
 queries, K, Dt) float16 and `<key>.json`. The `webdataset` library reads it; `FeatureSet` reads

@@ -77,6 +77,8 @@ class Display:
 def rates(progress: Progress) -> str:
     """Speed, where the time goes, time left and failures, in one line."""
     if not progress.done:
+        if progress.sentences_done:
+            return f"{progress.sentences_done} of {progress.sentences} shared sentences encoded"
         return "workers are starting"
     busy = progress.busy
     total = max(1e-9, busy.decode + busy.encode + busy.write)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., P
         vid = f"Video.{number}"
         frames = 20 + 7 * number
         make_video(folder / "videos" / f"{vid}.mp4", frames=frames)
-        for query in range(1 + number % 2):
-            row = {"qid": len(rows), "query": f"thing {query}", "vid": vid, "duration": frames / 10}
+        for query in ["anything", f"thing {number}"][: 1 + number % 2]:
+            row = {"qid": len(rows), "query": query, "vid": vid, "duration": frames / 10}
             rows.append(row | {"relevant_windows": [[0, 1]]})
     write_rows(folder / "annotations.jsonl", rows)
     return folder
@@ -88,7 +88,8 @@ def config(inputs: Path, output: Path, **changes: Any) -> ExtractionConfig:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """All that must not depend on how the work went."""
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "summary.json"}
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != "summary.json"]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,27 @@ def undisturbed(running_ray: None, inputs: Path, tmp_path_factory: pytest.TempPa
     assert (summary.stored, summary.queries, summary.shards_made) == (VIDEOS, 12, 4)
     assert not summary.failed
     return output
+
+
+@pytest.fixture
+def encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """Asked, it tells the sentences that all workers of the test's extractions encoded so far."""
+    log = tmp_path / "encoded"
+
+    class Noting(Extractor):
+        def load(self) -> None:
+            super().load()
+            original = self._encoder.encode_text
+
+            def encode_text(sentences: Sequence[str]) -> list[Any]:
+                with open(log, "a") as file:
+                    file.writelines(f"{sentence}\n" for sentence in sentences)
+                return original(sentences)
+
+            self._encoder.encode_text = encode_text  # type: ignore[method-assign]
+
+    monkeypatch.setattr("data_pipeline.extraction.Extractor", Noting)
+    return lambda: log.read_text().splitlines()
 
 
 def test_extraction_stores_what_the_encoder_gives_alone(undisturbed: Path, inputs: Path) -> None:
@@ -135,7 +157,7 @@ def test_killed_workers_cost_no_video_and_change_no_byte(
 
 
 def test_a_second_run_does_nothing_and_a_lost_shard_alone_is_remade(
-    undisturbed: Path, inputs: Path, tmp_path: Path
+    undisturbed: Path, inputs: Path, tmp_path: Path, encoded: Callable[[], list[str]]
 ) -> None:
     output = tmp_path / "again"
     shutil.copytree(undisturbed, output)
@@ -151,6 +173,7 @@ def test_a_second_run_does_nothing_and_a_lost_shard_alone_is_remade(
     assert contents(output) == contents(undisturbed)
     kept = {name for name, when in before.items() if (output / name).stat().st_mtime_ns == when}
     assert kept == {"00000.tar", "00000.json", "00003.tar", "00003.json"}
+    assert "anything" not in encoded()  # what several rows share is there already
 
 
 def test_broken_videos_are_set_aside_with_their_cause_and_can_be_retried(
@@ -263,10 +286,15 @@ def arguments(inputs: Path, output: Path) -> list[str]:
 
 
 def test_the_command_with_two_workers_makes_the_bytes_of_one_and_they_verify(
-    undisturbed: Path, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    undisturbed: Path,
+    inputs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    encoded: Callable[[], list[str]],
 ) -> None:
     output = tmp_path / "train"
     assert extract_command.main(arguments(inputs, output)) == 0
+    assert sorted(encoded()) == ["anything", "thing 1", "thing 3", "thing 5", "thing 7"]
     assert f"{VIDEOS} of {VIDEOS} videos" in capsys.readouterr().out
     assert contents(output) == contents(undisturbed)
     assert shards_command.main(["verify", str(output)]) == 0

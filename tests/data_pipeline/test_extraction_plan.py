@@ -3,7 +3,13 @@
 from pathlib import Path
 
 from data_pipeline.annotations import Annotation
-from data_pipeline.plan import ShardingConfig, find_video, plan_shards
+from data_pipeline.plan import (
+    SENTENCES,
+    ShardingConfig,
+    find_video,
+    plan_sentences,
+    plan_shards,
+)
 from data_pipeline.storage import Location
 
 
@@ -28,6 +34,23 @@ def test_videos_keep_their_shard_mates_whatever_the_order_of_the_rows() -> None:
     assert [[v.vid for v in s.videos] for s in forward] == [
         [v.vid for v in s.videos] for s in backward
     ]
+
+
+def test_a_sentence_is_planned_ahead_once_if_several_rows_share_it_and_else_not_at_all() -> None:
+    shared = 2 * SENTENCES + 5
+    given = [
+        Annotation(n, f"shared {n % shared}" if n < 3 * shared else f"own {n}", f"v{n}", 20.0)
+        for n in range(4 * shared)
+    ]
+    shards = plan_shards(given, ShardingConfig(videos=7), 2.0)
+    planned = plan_sentences(shards)
+    assert [len(group.sentences) for group in planned] == [SENTENCES, SENTENCES, 5]
+    sentences = [sentence for group in planned for sentence in group.sentences]
+    assert sorted(sentences) == sorted(f"shared {n}" for n in range(shared))
+    for shard in shards:
+        queries = {row.query for video in shard.videos for row in video.annotations}
+        assert shard.repeated.keys() == {query for query in queries if query.startswith("shared")}
+        assert all(sentences[number] == query for query, number in shard.repeated.items())
 
 
 def test_long_videos_fill_a_shard_sooner() -> None:

@@ -1,12 +1,15 @@
 """Does extraction come to the same bytes whatever dies on the way?
 
-    python -m tests.distributed.kill_campaign --disturbances 30 --folder /tmp/campaign
+    python -m tests.distributed.kill_campaign --disturbances 30
+    python -m tests.distributed.kill_campaign --hosts namespaces
 
 Starts a Ray cluster of three nodes on this machine, makes features undisturbed, then makes them
 again and again while, at random moments, an actor is killed, the driver, or a whole node, all by
-SIGKILL. A killed driver is started again by the same command, a killed node is replaced. After each
-extraction all files are compared with the undisturbed ones, and once more after a run on top, which
-must find nothing to do. Prints a line per disturbance; the status is 0 if no byte differs.
+SIGKILL. With `namespaces` every node is a host with an address of its own (root and the `ip`
+command are needed), and a host may also lose its cable. A killed driver is started again by the
+same command, a lost node is replaced. After each extraction all files are compared with the
+undisturbed ones, and once more after a run on top, which must find nothing to do. Prints a line per
+disturbance; the status is 0 if no byte differs.
 """
 
 import hashlib
@@ -21,14 +24,17 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jsonargparse
 
 from tests.data_pipeline.conftest import write_video
+from tests.distributed.namespaces import Host, Network
 
 ROOT = Path(__file__).resolve().parents[2]
-KINDS = ("encoder", "decoder", "driver", "node")
+ACTORS = {"encoder": "Extractor", "decoder": "Decoder"}
+HEALTH = {"health_check_period_ms": 1000, "health_check_failure_threshold": 10}
+STORE = 100 * 2**20
 CONFIG = """
 encoder:
   video_layers: [4, 16]
@@ -43,7 +49,8 @@ sharding:
 
 def main(
     disturbances: int = 30,
-    folder: Path = Path("/tmp/sdst-kill-campaign"),
+    folder: Path | None = None,
+    hosts: Literal["processes", "namespaces"] = "processes",
     videos: int = 16,
     longest_wait: float = 20.0,
     seed: int = 0,
@@ -53,35 +60,42 @@ def main(
 
     Args:
         disturbances: how often to kill something
-        folder: where inputs and outputs go
+        folder: where inputs and outputs go; default: a new temporary one
+        hosts: what the cluster's nodes are
         videos: videos of the set
         longest_wait: seconds between two disturbances, at most
         seed: of the moments and victims
         limit: seconds after which no further extraction is begun
     """
     began, rng = time.monotonic(), random.Random(seed)
+    folder = folder or Path(tempfile.mkdtemp(prefix="sdst-campaign"))
     make_inputs(folder, videos)
+    # What the cluster's processes inherit: by it they are told from those of other clusters.
+    os.environ["SDST_CAMPAIGN"] = str(folder)
+    os.environ["PYTHONPATH"] = str(ROOT)
+    # Other programs that look for a running Ray are not to find this one.
+    os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray")
+    os.environ |= {"RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
     killed: Counter[str] = Counter()
-    differing = 0
-    with Hosts(folder) as hosts:
-        expected = undisturbed(hosts, folder)
+    differing = runs = 0
+    with Processes() if hosts == "processes" else Namespaces() as cluster:
+        expected = undisturbed(cluster, folder)
         print(f"undisturbed: {len(expected)} files, {time.monotonic() - began:.0f} s", flush=True)
-        runs = 0
         while killed.total() < disturbances and time.monotonic() - began < limit:
             runs += 1
             output = folder / f"run{runs}"
-            for kind in disturbed(hosts, folder, output, rng, longest_wait):
+            for kind in disturbed(cluster, folder, output, rng, longest_wait):
                 killed[kind] += 1
                 passed = time.monotonic() - began
-                print(f"{passed:6.0f} s, run {runs}: killed {kind} ({killed.total()})", flush=True)
+                print(f"{passed:6.0f} s, run {runs}: lost {kind} ({killed.total()})", flush=True)
             finished = hashes(output)
-            again = drive(folder, output, hosts.address).wait()
+            again = drive(cluster, folder, output).wait()
             made = json.loads((output / "summary.json").read_text())["shards_made"]
             same = finished == expected == hashes(output) and again == 0 and made == 0
             differing += not same
             print(f"run {runs}: {'the same bytes' if same else 'DIFFERENT BYTES'}", flush=True)
     kinds = ", ".join(f"{count} {kind}s" for kind, count in killed.items())
-    print(f"{runs} extractions, {killed.total()} kills ({kinds}): {differing} differ")
+    print(f"{runs} extractions, {killed.total()} losses ({kinds}): {differing} differ")
     return int(differing > 0 or killed.total() < disturbances)
 
 
@@ -98,31 +112,30 @@ def make_inputs(folder: Path, videos: int) -> None:
     (folder / "extract.yaml").write_text(CONFIG)
 
 
-class Hosts:
+class Processes:
     """A Ray cluster of a head without processors and two nodes of one processor."""
 
-    def __init__(self, folder: Path) -> None:
-        # What the nodes' processes inherit: by it they are told from those of other clusters.
-        os.environ["SDST_CAMPAIGN"] = str(folder)
-        os.environ["PYTHONPATH"] = str(ROOT)
-        # Other programs that look for a running Ray are not to find this one.
-        os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray")
-        os.environ |= {"RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
+    kinds = (*ACTORS, "driver", "node")
+
+    def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        health = {"health_check_period_ms": 1000, "health_check_failure_threshold": 10}
         self._cluster: Any = Cluster()
-        self._add(num_cpus=0, include_dashboard=False, no_monitor=True, _system_config=health)
+        self._add(num_cpus=0, include_dashboard=False, no_monitor=True, _system_config=HEALTH)
         self.address: str = self._cluster.address
         self._nodes = [self._add(), self._add()]
 
-    def __enter__(self) -> "Hosts":
+    def __enter__(self) -> "Processes":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._cluster.shutdown()
 
-    def kill_node(self, rng: random.Random) -> None:
+    def start(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        """Start a driver."""
+        return subprocess.Popen(command, **options)
+
+    def lose_node(self, _: str, rng: random.Random) -> None:
         """Kill a node with all its processes, and bring up another."""
         node = self._nodes.pop(rng.randrange(len(self._nodes)))
         self._cluster.remove_node(node, allow_graceful=False)
@@ -131,7 +144,7 @@ class Hosts:
     def _add(self, **options: Any) -> Any:
         options = {
             "num_cpus": 1,
-            "object_store_memory": 100 * 2**20,
+            "object_store_memory": STORE,
             "include_log_monitor": False,
             **options,
         }
@@ -144,44 +157,108 @@ class Hosts:
         raise AssertionError
 
 
-def drive(folder: Path, output: Path, address: str) -> subprocess.Popen[bytes]:
+class Namespaces:
+    """The same cluster with every node on a host of its own. The driver runs beside the head."""
+
+    kinds = (*ACTORS, "driver", "node", "cable")
+
+    def __init__(self) -> None:
+        self._network = Network()
+        self.address = f"{self._network.hub.address}:6379"
+        self._ray(
+            self._network.hub,
+            *("--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false"),
+            f"--system-config={json.dumps(HEALTH)}",
+        )
+        self._nodes = [self._add(), self._add()]
+        self._cut: list[Host] = []
+
+    def __enter__(self) -> "Namespaces":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._network.__exit__()
+
+    def start(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        """Start a driver."""
+        return self._network.start(self._network.hub, command, **options)
+
+    def lose_node(self, kind: str, rng: random.Random) -> None:
+        """Kill a host, or pull its cable, and bring up another.
+
+        A host without its cable goes on, and writes to the disk that all share, until the next one
+        is lost.
+        """
+        for host in self._cut:
+            self._network.kill(host)
+        host = self._nodes.pop(rng.randrange(len(self._nodes)))
+        if kind == "node":
+            self._network.kill(host)
+        else:
+            self._network.cut(host)
+        self._cut = [host] if kind == "cable" else []
+        self._nodes.append(self._add())
+
+    def _add(self) -> Host:
+        host = self._network.add()
+        self._ray(host, f"--address={self.address}", "--num-cpus=1")
+        return host
+
+    def _ray(self, host: Host, *flags: str) -> None:
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--disable-usage-stats"]
+        command += [f"--node-ip-address={host.address}", f"--object-store-memory={STORE}", *flags]
+        for _ in range(10):
+            started = self._network.start(
+                host, command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            )
+            output, _ = started.communicate()
+            if started.returncode == 0:
+                return
+        raise RuntimeError(f"Ray does not start on {host}: {output.decode()}")
+
+
+def drive(hosts: Processes | Namespaces, folder: Path, output: Path) -> subprocess.Popen[bytes]:
     """The extraction command, on the cluster."""
-    return subprocess.Popen(
+    return hosts.start(
         [
             *(sys.executable, "-m", "launch.extract", "--config", str(folder / "extract.yaml")),
             *("--annotations", str(folder / "annotations.jsonl"), "--split", "train"),
             *("--videos", str(folder / "videos"), "--output", str(output)),
         ],
         cwd=ROOT,
-        env=os.environ | {"RAY_ADDRESS": address},
+        env=os.environ | {"RAY_ADDRESS": hosts.address},
         stdout=subprocess.DEVNULL,
     )
 
 
-def undisturbed(hosts: Hosts, folder: Path) -> dict[str, str]:
+def undisturbed(hosts: Processes | Namespaces, folder: Path) -> dict[str, str]:
     """Hashes of what an extraction makes when nothing dies."""
-    if drive(folder, folder / "undisturbed", hosts.address).wait():
+    if drive(hosts, folder, folder / "undisturbed").wait():
         raise RuntimeError("the undisturbed extraction failed")
     return hashes(folder / "undisturbed")
 
 
 def disturbed(
-    hosts: Hosts, folder: Path, output: Path, rng: random.Random, longest_wait: float
+    hosts: Processes | Namespaces,
+    folder: Path,
+    output: Path,
+    rng: random.Random,
+    longest_wait: float,
 ) -> Iterator[str]:
     """Make features into `output` and kill on the way; yields what was killed."""
-    driver = drive(folder, output, hosts.address)
+    driver = drive(hosts, folder, output)
     while True:
         try:
             status = driver.wait(rng.uniform(0, longest_wait))
         except subprocess.TimeoutExpired:
-            kind = rng.choice(KINDS)
+            kind = rng.choice(hosts.kinds)
             if kind == "driver":
                 driver.kill()
                 driver.wait()
-                driver = drive(folder, output, hosts.address)
-            elif kind == "node":
-                hosts.kill_node(rng)
-            elif not kill_actor({"encoder": "Extractor", "decoder": "Decoder"}[kind], folder, rng):
+                driver = drive(hosts, folder, output)
+            elif kind not in ACTORS:
+                hosts.lose_node(kind, rng)
+            elif not kill_actor(ACTORS[kind], folder, rng):
                 continue  # none has started yet
             yield kind
         else:
@@ -213,9 +290,9 @@ def kill_actor(kind: str, folder: Path, rng: random.Random) -> bool:
 def hashes(output: Path) -> dict[str, str]:
     """SHA-256 of all files that must not depend on how the work went."""
     return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(output.iterdir())
-        if path.name not in ("summary.json", ".lock")
+        str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(output.rglob("*"))
+        if path.is_file() and path.name not in ("summary.json", ".lock")
     }
 
 
