@@ -1,8 +1,8 @@
 """How do videos become pieces of frames on actors of their own, a bounded number of them waiting?
 
 An encoder has decoders that work ahead of it on different videos. Each holds back when two pieces
-of its video wait to be taken: what is in memory does not depend on how long videos are. A video
-that kills its decoder, or on which it hangs, costs that decoder and nothing else.
+of a video wait to be taken: what is in memory does not depend on how long videos are. A video that
+kills its decoder, or on which it hangs, costs that decoder and nothing else.
 """
 
 import shutil
@@ -118,14 +118,33 @@ def _on_disk(video: Location) -> Iterator[Path]:
 
 @dataclass
 class _Stream:
-    """A video on a decoder."""
+    """A video on a decoder, or next in line for it."""
 
-    decoder: Any
+    words: Any
     vid: str
     skip: int
     """Pieces that were taken from an earlier decoder of this video."""
     taken: int = 0
-    heard: float = field(default_factory=time.monotonic)
+    silent: float = 0.0
+    """Seconds that we waited for its next word in vain."""
+    excused: bool = False
+    """Whether its decoder died of the video before it."""
+
+
+@dataclass
+class _Line:
+    """A decoder and the videos that it was given, the one that it decodes first.
+
+    The next one is there before its turn, or the decoder would stand still from its last word on a
+    video until its owner, who is encoding, has listened to it.
+    """
+
+    decoder: Any
+    streams: deque[_Stream] = field(default_factory=deque)
+
+
+VIDEOS_AHEAD = 2
+"""Videos that a decoder is given at a time."""
 
 
 class Decoders:
@@ -139,8 +158,7 @@ class Decoders:
             here = ray.get_runtime_context().get_node_id()
             actor = actor.options(scheduling_strategy=NodeAffinitySchedulingStrategy(here, False))
         self._decoding = decoding
-        self._idle = [actor.remote(decoding) for _ in range(count)]
-        self._running: dict[Any, _Stream] = {}
+        self._lines = [_Line(actor.remote(decoding)) for _ in range(count)]
         self._tries: Counter[str] = Counter()
         self._pieces: Counter[str] = Counter()
 
@@ -153,60 +171,80 @@ class Decoders:
         self._tries.clear()
         self._pieces.clear()
         waiting = deque(vids)
-        while waiting or self._running:
-            while waiting and self._idle:
-                self._start(self._idle.pop(), waiting.popleft())
-            ready, _ = ray.wait(list(self._running), num_returns=1, timeout=1.0)
-            for stream in ready:
-                yield from self._hear(stream, waiting)
+        while True:
+            self._deal(waiting)
+            # A decoder's words are heard in its order: so it is clear of which video it died.
+            heads = {line.streams[0].words: line for line in self._lines if line.streams}
+            if not heads:
+                return
+            began = time.monotonic()
+            ready, _ = ray.wait(list(heads), num_returns=1, timeout=1.0)
+            for words in ready:
+                yield from self._hear(heads[words], waiting)
             if not ready:
-                yield from self._stop_stuck()
+                yield from self._stop_stuck(time.monotonic() - began)
 
-    def _start(self, decoder: Any, vid: str) -> None:
-        stream = decoder.decode.options(
-            num_returns="streaming", _generator_backpressure_num_objects=PIECES_AHEAD
-        ).remote(vid)
-        self._running[stream] = _Stream(decoder, vid, self._pieces[vid])
+    def _deal(self, waiting: deque[str]) -> None:
+        """Give videos to decoders, to each one that has none before any gets a second."""
+        for length in range(VIDEOS_AHEAD):
+            for line in self._lines:
+                if waiting and len(line.streams) == length:
+                    vid = waiting.popleft()
+                    words = line.decoder.decode.options(
+                        num_returns="streaming", _generator_backpressure_num_objects=PIECES_AHEAD
+                    ).remote(vid)
+                    line.streams.append(_Stream(words, vid, self._pieces[vid]))
 
     def _hear(
-        self, stream: Any, waiting: deque[str]
+        self, line: _Line, waiting: deque[str]
     ) -> Iterator[tuple[str, Frames | Decoded | Failure]]:
         """Take a decoder's next word; at its death try the video again."""
-        state = self._running[stream]
-        state.heard = time.monotonic()
+        stream = line.streams[0]
+        stream.silent = 0.0
         try:
-            word = ray.get(next(stream))
+            word = ray.get(next(stream.words))
         except StopIteration:
-            del self._running[stream]
-            self._idle.append(state.decoder)
+            line.streams.popleft()
             return
         except RayTaskError as error:
             raise cause_of(error) from None
-        except RayError:  # the decoder, its node or what it had sent is gone
-            del self._running[stream]
-            self._idle.append(state.decoder)  # Ray is restarting it
-            word = Failure(state.vid, "crash", f"{state.vid}: its decoder died")
+        except RayError:  # the decoder, its node or what it had sent is gone; Ray restarts it
+            line.streams.popleft()
+            if stream.excused:
+                waiting.appendleft(stream.vid)
+                return
+            self._excuse(line)
+            word = Failure(stream.vid, "crash", f"{stream.vid}: its decoder died")
         if isinstance(word, np.ndarray):
-            state.taken += 1
-            if state.taken > state.skip:
-                self._pieces[state.vid] += 1
-                yield state.vid, word
+            stream.taken += 1
+            if stream.taken > stream.skip:
+                self._pieces[stream.vid] += 1
+                yield stream.vid, word
         elif isinstance(word, Failure) and self._try_again(word):
-            waiting.appendleft(state.vid)
+            waiting.appendleft(stream.vid)
         else:
-            yield state.vid, word
+            yield stream.vid, word
+
+    def _excuse(self, line: _Line) -> None:
+        """The others in line are lost with their decoder, through no fault of theirs."""
+        for stream in line.streams:
+            stream.excused = True
 
     def _try_again(self, failure: Failure) -> bool:
         self._tries[failure.vid] += 1
         return failure.kind in RETRIED and self._tries[failure.vid] <= self._decoding.retries
 
-    def _stop_stuck(self) -> Iterator[tuple[str, Failure]]:
-        """A call into the decoder that does not return is ended with its process."""
+    def _stop_stuck(self, waited: float) -> Iterator[tuple[str, Failure]]:
+        """A call into a decoder that does not return is ended with its process."""
         patience = self._decoding.time_limit + GRACE
-        for stream, state in list(self._running.items()):
-            if time.monotonic() - state.heard > patience:
-                ray.kill(state.decoder, no_restart=False)
-                del self._running[stream]
-                self._idle.append(state.decoder)
-                cause = f"{state.vid}: a single decoding step took over {patience:g} s"
-                yield state.vid, Failure(state.vid, "too slow", cause)
+        for line in self._lines:
+            if not line.streams:
+                continue
+            stream = line.streams[0]
+            stream.silent += waited
+            if stream.silent > patience:
+                ray.kill(line.decoder, no_restart=False)
+                line.streams.popleft()
+                self._excuse(line)
+                cause = f"{stream.vid}: a single decoding step took over {patience:g} s"
+                yield stream.vid, Failure(stream.vid, "too slow", cause)

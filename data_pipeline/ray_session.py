@@ -16,6 +16,19 @@ OBJECT_STORE_BYTES = 128 * 2**20
 STARTS = 4
 """Times to try: Ray takes itself for failed when it has not started after half a minute."""
 
+WORKER_ENVIRONMENT = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # By default glibc returns an encoder's temporaries to the system after every layer: a quarter
+    # of the processor time went into faulting the same pages in again.
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    # Ray gives its workers the lowest priority, and anything else that runs starves them.
+    "RAY_worker_niceness": "0",
+    # A crowded machine answers late: a local Ray is not to take itself for dead because of it.
+    "RAY_health_check_failure_threshold": "100",
+}
+"""What the processes of a local Ray find in their environment, unless it was set already."""
+
 LOG = logging.getLogger(__name__)
 
 
@@ -40,15 +53,11 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
         root = str(Path(__file__).resolve().parent.parent)
         known = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join([root, known] if known else [root])
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        # By default glibc returns an encoder's temporaries to the system after every layer: a
-        # quarter of the processor time went into faulting the same pages in again.
-        for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
-            os.environ.setdefault(name, str(2**30))
-        # Ray gives its workers the lowest priority, and anything else that runs starves them.
-        os.environ.setdefault("RAY_worker_niceness", "0")
-        # A crowded machine answers late: a local Ray is not to take itself for dead because of it.
-        os.environ.setdefault("RAY_health_check_failure_threshold", "100")
+        for name, value in WORKER_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        cpus = cpus or os.cpu_count() or 1
+        # An encoder on a processor has a decoder beside it: they are to start together.
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(2 * cpus))
         _start(cpus)
     if threading.current_thread() is threading.main_thread():
         # Ray's own handler ends its processes under a driver that still talks to them, which
@@ -60,7 +69,7 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _start(cpus: int | None) -> None:
+def _start(cpus: int) -> None:
     """Start a Ray of our own on this machine."""
     for attempt in range(1, STARTS + 1):
         try:
@@ -70,7 +79,7 @@ def _start(cpus: int | None) -> None:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                object_store_memory=OBJECT_STORE_BYTES * (cpus or os.cpu_count() or 1),
+                object_store_memory=OBJECT_STORE_BYTES * cpus,
             )
             return
         except Exception as error:  # Ray has no class of its own for this

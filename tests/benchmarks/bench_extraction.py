@@ -1,16 +1,19 @@
 """How near is extraction to the best that its work allows, and is its memory flat?
 
-    python -m tests.benchmarks.bench_extraction speed data/quickstart/videos --count 100
+    python -m tests.benchmarks.bench_extraction speed data/quickstart/videos
     python -m tests.benchmarks.bench_extraction memory
 
 `speed`: processor seconds of decoding the videos alone plus those of encoding them alone, divided
-by the cores, are the ideal; the extraction of the same videos is timed in the same run. What Ray
-and the workers take to start is told apart. `memory`: the largest memory of all processes (shared
-pages counted once) with ten times the videos, and with a video ten times as long.
+by the cores, are the ideal; the extraction of the same videos is timed in the same run. Beside it
+stands what the cores give when each of them decodes and encodes its part at the same time, without
+Ray: they share caches and memory. What Ray and the workers take to start is told apart. `memory`:
+the largest memory of all processes (shared pages counted once) with ten times the videos, and with
+a video ten times as long.
 """
 
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import threading
@@ -23,6 +26,7 @@ import jsonargparse
 from data_pipeline.encoding import EncoderConfig, FeatureEncoder
 from data_pipeline.extraction import ExtractionConfig, extract
 from data_pipeline.plan import ShardingConfig
+from data_pipeline.ray_session import WORKER_ENVIRONMENT
 from data_pipeline.shard_job import Progress, Summary
 from data_pipeline.video import VideoFile, probe
 from tests.data_pipeline.conftest import write_video
@@ -36,7 +40,7 @@ QUICKSTART = EncoderConfig(
 )
 
 
-def speed(videos: Path, count: int = 100, cores: int = 2) -> None:
+def speed(videos: Path, count: int = 280, cores: int = 2) -> None:
     """Compare the wall time of an extraction with the ideal.
 
     Args:
@@ -45,31 +49,69 @@ def speed(videos: Path, count: int = 100, cores: int = 2) -> None:
         cores: processors, and workers of the extraction
     """
     paths = sorted(videos.iterdir())[:count]
+    ((decode, encode, _),) = alone([paths])
+    ideal = (decode + encode) / cores
+    print(f"{len(paths)} videos alone: decode {decode:.1f} s + encode {encode:.1f} s of processor")
+    parts = alone([paths[core::cores] for core in range(cores)])
+    without_ray = max(wall for *_, wall in parts)
+    at_once = sum(decode + encode for decode, encode, _ in parts) / (decode + encode)
+    print(
+        f"{cores} processes at once, without Ray: {without_ray:.1f} s, "
+        f"{at_once:.2f} x the processor time"
+    )
+    watch = Watch(memory=False)
+    with tempfile.TemporaryDirectory() as folder:
+        summary = run(
+            # Processor time counts from when a worker is ready, as the wall time does.
+            *(Path(folder), videos, paths, cores),
+            lambda progress: watch.begin() if progress.seconds else None,
+        )
+    watch.stop()
+    wall = summary.work_seconds
+    print(
+        f"extraction: {wall:.1f} s on {cores} cores, {wall / ideal:.2f} x the ideal {ideal:.1f} s, "
+        f"{wall / without_ray:.2f} x without Ray; {summary.clips_per_second:.0f} clips/s"
+    )
+    used = watch.processor / (decode + encode)
+    print(f"processor time of all its processes: {watch.processor:.1f} s, {used:.2f} x that alone")
+    print(f"workers were ready after {summary.start_seconds:.1f} s, not counted")
+    print(f"encoders busy {summary.encoder_utilisation:.0%}, load {os.getloadavg()[0]:.1f}")
+
+
+def alone(parts: list[list[Path]]) -> list[tuple[float, float, float]]:
+    """Processor seconds of decoding and of encoding, and seconds, of a process for each part.
+
+    They run at once, with the environment that extraction gives its workers.
+    """
+    program = [sys.executable, "-m", "tests.benchmarks.bench_extraction", "plain"]
+    environment = os.environ | WORKER_ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen([*program, json.dumps([*map(str, part)])], env=environment, stdout=-1)
+        for part in parts
+    ]
+    return [tuple(json.loads(process.communicate()[0])) for process in running]
+
+
+def plain(paths: list[Path]) -> None:
+    """Decode and encode videos one after another in this process, for `speed`.
+
+    Args:
+        paths: the videos
+    """
     encoder = FeatureEncoder(QUICKSTART)
     encoder.load()
     decode = encode = 0.0
+    start = time.perf_counter()
     for path in paths:
         began = time.process_time()
         clips = VideoFile(path).clips(2.0, encoder.frames_per_clip, encoder.image_size)
         pieces = [(path, piece) for piece in clips]
         decoded = time.process_time()
         list(encoder.encode_clips([*pieces, (path, None)]))
+        encoder.encode_text([f"thing {path}"])
         encode += time.process_time() - decoded
         decode += decoded - began
-    ideal = (decode + encode) / cores
-    print(f"{len(paths)} videos alone: decode {decode:.1f} s + encode {encode:.1f} s of processor")
-    watch = Watch()
-    with tempfile.TemporaryDirectory() as folder:
-        summary = run(Path(folder), videos, paths, cores, lambda _: watch.begin())
-    watch.stop()
-    wall = summary.work_seconds
-    print(
-        f"extraction: {wall:.1f} s on {cores} cores, {wall / ideal:.2f} x the ideal {ideal:.1f} s"
-    )
-    used = watch.processor / (decode + encode)
-    print(f"processor time of all its processes: {watch.processor:.1f} s, {used:.2f} x that alone")
-    print(f"workers were ready after {summary.start_seconds:.1f} s, not counted")
-    print(f"encoders busy {summary.encoder_utilisation:.0%}, load {os.getloadavg()[0]:.1f}")
+    print(json.dumps([decode, encode, time.perf_counter() - start]))
 
 
 def memory(short: int = 100, minutes: int = 6, workers: int = 2) -> None:
@@ -93,7 +135,7 @@ def memory(short: int = 100, minutes: int = 6, workers: int = 2) -> None:
             first = write_video(videos / "v0.mp4", frames=frames, rate=2, g="20")
             for other in range(1, number):
                 (videos / f"v{other}.mp4").hardlink_to(first)
-            watch = Watch()
+            watch = Watch(memory=True)
             summary = run(base / f"out-{videos.name}", videos, sorted(videos.iterdir()), workers)
             watch.stop()
             print(f"{name}: {summary.clips} clips, at most {watch.memory / 2**20:.0f} MiB")
@@ -126,9 +168,11 @@ def run(
 
 class Watch:
     """Watches this process and all that it starts: memory in bytes, pages that several processes
-    share divided among them, at most; processor seconds since `begin`."""
+    share divided among them, at most; processor seconds since `begin`. To add up the memory takes
+    processor time itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: bool) -> None:
+        self._add_up = memory
         self.memory = 0
         self.processor = 0.0
         self._mark = f"SDST_BENCH={time.time()}"
@@ -150,12 +194,12 @@ class Watch:
 
     def _watch(self) -> None:
         seen: dict[str, float] = {}
-        while not self._ended.wait(0.25):
+        while not self._ended.wait(0.25 if self._add_up else 1.0):
             memory = 0
             for process in [Path("/proc/self"), *Path("/proc").glob("[0-9]*")]:
                 try:
                     if process.name == "self" or self._is_ours(process):
-                        memory += proportional(process)
+                        memory += proportional(process) if self._add_up else 0
                         seen[process.name] = processor(process)
                 except OSError:  # it has ended, or is another user's
                     continue
@@ -183,4 +227,4 @@ def processor(process: Path) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(jsonargparse.auto_cli([speed, memory]))
+    sys.exit(jsonargparse.auto_cli([speed, memory, plain]))

@@ -25,6 +25,7 @@ from data_pipeline.extraction_worker import Extractor
 from data_pipeline.plan import ShardingConfig
 from data_pipeline.ray_session import ray_session
 from data_pipeline.shard_pool import WorkerPool
+from data_pipeline.shard_writing import Failure
 from data_pipeline.shards import FeatureSet
 from data_pipeline.verify import read_failures, verify
 from launch import extract as extract_command
@@ -247,6 +248,11 @@ def test_a_video_costs_at_most_its_decoder(
     assert len(heard["good"]) == len(heard["flaky"])
     for expected, got in zip(heard["good"], heard["flaky"], strict=True):
         assert np.array_equal(expected, got)
+    # The video that was next in line for a decoder is not taken for what killed it.
+    strict = dataclasses.replace(decoding, retries=0)
+    last = dict(Decoders(strict, 1, 0.0).decode(["killer", "good"]))
+    assert isinstance(last["killer"], Failure)
+    assert isinstance(last["good"], Decoded)
 
 
 def test_a_fault_of_the_encoder_ends_the_job(
