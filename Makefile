@@ -35,7 +35,7 @@ $(VENV)/.quickstart: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.quickstart
-	$(PIP) --editable '.[quickstart,dev]'
+	$(PIP) --editable '.[quickstart,demo,dev]'
 	@touch $@
 
 clean:  ## remove what the commands above made

@@ -1,7 +1,7 @@
 """How do a video and a sentence become features? One code path, for extraction and prediction."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
@@ -18,7 +18,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.samples import Half
 from data_pipeline.shards import Provenance
 from data_pipeline.storage import Location
-from data_pipeline.video import VideoFile
+from data_pipeline.video import VideoFile, clip_count
 from data_pipeline.weights import find_file, read_weights
 from model.backbones import (
     TextEncoder,
@@ -141,17 +141,25 @@ class FeatureEncoder:
         _ = self._video, self._text
 
     def encode_video(
-        self, path: str | Path, start: float = 0.0, end: float | None = None
+        self,
+        path: str | Path,
+        start: float = 0.0,
+        end: float | None = None,
+        progress: Callable[[float], None] | None = None,
     ) -> VideoFeatures:
         """Features of a video file, or of the clips from `start` to `end` seconds of it.
 
-        Raises InputError for a file that cannot be decoded.
+        `progress` is told the share that is done, in [0, 1], after each clip; what it raises ends
+        the work. Raises InputError for a file that cannot be decoded.
         """
         video = VideoFile(path)
         end = video.info.duration if end is None else min(end, video.info.duration)
         clips = video.clips(
             self.config.clip_length, self.frames_per_clip, self.image_size, start, end
         )
+        if progress is not None:
+            total = clip_count(end - start, self.config.clip_length)
+            clips = _watched(clips, total, progress)
         pieces: Iterator[Frames | None] = chain(clips, [None])
         ((_, result),) = self.encode_clips((path, piece) for piece in pieces)
         if isinstance(result, InputError):
@@ -304,6 +312,19 @@ class _Video(Generic[Key]):
         if not np.isfinite(features).all():
             return InputError(f"{self.key}: its features exceed float16; encode in float32?")
         return features
+
+
+def _watched(
+    pieces: Iterable[Frames], total: int, progress: Callable[[float], None]
+) -> Iterator[Frames]:
+    """The clips one by one: the next is asked for when the batch with the last one is encoded."""
+    done = 0
+    for piece in pieces:
+        for row in range(len(piece)):
+            progress(done / total)
+            yield piece[row : row + 1]
+            done += 1
+    progress(1.0)
 
 
 def _half(x: Tensor) -> Half:

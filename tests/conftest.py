@@ -19,6 +19,11 @@ from data_pipeline.shards import FeatureSet, Provenance
 # inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+CHROMIUM_FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+
 TOPICS, LAYERS, VIDEO_WIDTH, TEXT_WIDTH = 6, 2, 12, 10
 
 PROVENANCE = Provenance(
@@ -153,6 +158,34 @@ def store(empty_store, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.chdir(tmp_path)  # where MLflow puts the files of an sqlite store
     return mlflow.MlflowClient(uri)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A headless browser. Not for longer than a module: while it runs, asyncio cannot."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the group `dev`")
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("needs a browser: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        yield started.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
+
+
+@pytest.fixture(scope="session")
+def accessibility_faults() -> Callable[[Any], list[str]]:
+    """Finds, with axe-core, the serious and critical faults of a page that is open."""
+
+    def find(page: Any) -> list[str]:
+        from axe_playwright_python.sync_playwright import Axe
+
+        return [
+            f"{fault['id']}: {node['html']}"
+            for fault in Axe().run(page).response["violations"]
+            if fault["impact"] in ("serious", "critical")
+            for node in fault["nodes"]
+        ]
+
+    return find
 
 
 @pytest.fixture(autouse=True)

@@ -12,23 +12,32 @@ import numpy as np
 from data_pipeline.errors import InputError
 
 TOLERANCE = 0.25  # seconds that a copied clip may begin before or after what was asked
-COPYABLE = {"h264", "hevc", "av1", "vp9", "mpeg4", "aac", "mp3", "opus", "ac3"}  # into mp4
+COPYABLE = frozenset(  # into mp4
+    {"h264", "hevc", "av1", "vp9", "mpeg4", "aac", "mp3", "opus", "ac3"}
+)
+PLAYABLE = COPYABLE - {"hevc", "mpeg4", "ac3"}  # by any browser
 
 
 def cut(
-    video: Path, start: float, end: float, output: Path, tolerance: float = TOLERANCE
+    video: Path,
+    start: float,
+    end: float,
+    output: Path,
+    tolerance: float = TOLERANCE,
+    codecs: frozenset[str] = COPYABLE,
 ) -> Literal["copied", "encoded"]:
     """Write seconds [start, end) of `video` with its sound to the mp4 file `output`; says how.
 
     A stream can only be copied from a key frame on. If one lies within `tolerance` seconds of
-    `start`, packets are copied, which is fast and loses nothing; otherwise the part is decoded and
-    encoded as H.264 and AAC, exact to the frame. Raises InputError for a file that cannot be read
-    or a part without frames. The file appears complete or not at all.
+    `start` and all is coded by one of `codecs`, packets are copied, which is fast and loses
+    nothing; otherwise the part is decoded and encoded as H.264 and AAC, exact to the frame. Raises
+    InputError for a file that cannot be read or a part without frames. The file appears complete or
+    not at all.
     """
     temporary = output.with_name(f".{output.name}.tmp")
     try:
         how: Literal["copied", "encoded"] = "copied"
-        key = _key_frame_near(video, start, tolerance)
+        key = _key_frame_near(video, start, tolerance, codecs)
         frames = 0
         if key is not None:
             with _opened_at(video, key) as source, _mp4(temporary) as sink:
@@ -80,11 +89,13 @@ def _opened_at(video: Path, start: float) -> Iterator[Any]:
         yield source
 
 
-def _key_frame_near(video: Path, start: float, tolerance: float) -> float | None:
+def _key_frame_near(
+    video: Path, start: float, tolerance: float, codecs: frozenset[str]
+) -> float | None:
     """Seconds of the key frame nearest to `start`, None if too far or not copyable."""
     near = None
     with _opened_at(video, start + tolerance) as source:
-        if any(stream.codec_context.name not in COPYABLE for stream in _kept(source)):
+        if any(stream.codec_context.name not in codecs for stream in _kept(source)):
             return None
         for packet in source.demux(source.streams.video[0]):
             if packet.pts is None:

@@ -59,17 +59,30 @@ def evenly_spaced(pairs: Sequence[Pair], count: int) -> list[tuple[int, Pair]]:
 
 
 def draw_example(rank: int, pair: Pair, videos: Path | None) -> dict[str, Any]:
-    """What the template draws of one query; positions are percent of the video's duration."""
+    """`draw_timeline` with pictures of the video and what tells the query from others."""
     line = pair.timeline
-    percent = 100 / line.duration
     try:
         strip = [
             data_uri(image)
-            for image in film_strip(_find_video(videos, pair.annotation.vid), line.duration)
+            for image in film_strip(find_video(videos, pair.annotation.vid), line.duration)
         ]
         fault = None
     except InputError as error:
         strip, fault = [], str(error)
+    return {
+        "rank": rank + 1,
+        "iou": pair.iou,
+        "qid": pair.annotation.qid,
+        "vid": pair.annotation.vid,
+        "strip": strip,
+        "fault": fault,
+        **draw_timeline(line),
+    }
+
+
+def draw_timeline(line: Timeline, shown: int = SHOWN_WINDOWS) -> dict[str, Any]:
+    """What `timeline.html` draws of a query and its first windows; places are in percent."""
+    percent = 100 / line.duration
 
     def bar(start: float, end: float) -> dict[str, float]:
         start, end = max(0.0, start), min(line.duration, end)
@@ -81,17 +94,11 @@ def draw_example(rank: int, pair: Pair, videos: Path | None) -> dict[str, Any]:
         }
 
     return {
-        "rank": rank + 1,
-        "iou": pair.iou,
-        "qid": pair.annotation.qid,
-        "vid": pair.annotation.vid,
         "query": line.query,
         "duration": line.duration,
-        "strip": strip,
-        "fault": fault,
         "truth": [bar(*window) for window in line.truth or ()],
-        "found": [bar(s, e) | {"score": score} for s, e, score in line.windows[:SHOWN_WINDOWS]],
-        "hidden": max(0, len(line.windows) - SHOWN_WINDOWS),
+        "found": [bar(s, e) | {"score": score} for s, e, score in line.windows[:shown]],
+        "hidden": max(0, len(line.windows) - shown),
         "curve": _steps(line, line.saliency, line.clip_length, None),
         "true_curve": _steps(line, line.true_saliency, HIGHLIGHT_CLIP, (0.0, 4.0)),
         "ticks": [(mark * percent, clock(mark)) for mark in ticks(0, line.duration, 6, time=True)],
@@ -124,7 +131,8 @@ def _steps(
     }
 
 
-def _find_video(videos: Path | None, vid: str) -> Path:
+def find_video(videos: Path | None, vid: str) -> Path:
+    """The file of a video in the folder `videos`; InputError where there is none."""
     if videos is None:
         raise InputError("the run names no folder of videos")
     for suffix in VIDEO_SUFFIXES:

@@ -1,5 +1,6 @@
-"""How is a page written? From a template, into one file that needs no network."""
+"""How is a page written? From templates, needing no network."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,19 @@ from trainer.timeline import clock
 
 def write_page(template: str, path: Path, **values: Any) -> Path:
     """Fill `trainer/templates/<template>`; the page appears at `path` complete or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(fill(template, **values), encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def fill(template: str, **values: Any) -> str:
+    """The text of `trainer/templates/<template>` with the values in their places."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("trainer"),
         autoescape=True,
@@ -20,11 +34,7 @@ def write_page(template: str, path: Path, **values: Any) -> Path:
     environment.filters["clock"] = clock
     environment.filters["signed"] = signed
     environment.filters["quantity"] = quantity
-    page = environment.get_template(template).render(**values)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
-    return path
+    return environment
 
 
 def signed(value: float, digits: int = 2, plus: bool = False) -> str:

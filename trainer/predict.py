@@ -6,7 +6,7 @@ for found in grounder.predict(video, ["a dog jumps into the water", "people wave
     print(found.query, found.windows[0])
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -121,13 +121,18 @@ class Grounder:
         return Path(folder)
 
     def encode(
-        self, video: str | Path, start: float = 0.0, end: float | None = None
+        self,
+        video: str | Path,
+        start: float = 0.0,
+        end: float | None = None,
+        progress: Callable[[float], None] | None = None,
     ) -> VideoFeatures:
         """Features of a video, for any number of `predict`; the same bytes as extraction makes.
 
-        Raises InputError for a file that cannot be decoded.
+        `progress` is told the share that is done. Raises InputError for a file that cannot be
+        decoded.
         """
-        return self.encoder.encode_video(Path(video), start, end)
+        return self.encoder.encode_video(Path(video), start, end, progress)
 
     def predict(
         self, video: str | Path | VideoFeatures, queries: str | Sequence[str]

@@ -51,6 +51,24 @@ def test_a_range_of_a_video_gives_the_same_bytes(
     assert part.duration == 2.5
 
 
+def test_progress_goes_from_nothing_to_all_and_changes_no_byte(
+    encoder: FeatureEncoder, features: VideoFeatures, video: Path
+) -> None:
+    shares: list[float] = []
+    watched = encoder.encode_video(video, progress=shares.append)
+    assert watched.features.tobytes() == features.features.tobytes()
+    assert shares == [clip / 8 for clip in range(9)]
+
+
+def test_what_progress_raises_ends_the_work(encoder: FeatureEncoder, video: Path) -> None:
+    def stop(share: float) -> None:
+        if share > 0.5:
+            raise InputError("enough")
+
+    with pytest.raises(InputError, match="enough"):
+        encoder.encode_video(video, progress=stop)
+
+
 def test_videos_that_share_batches_get_the_bytes_they_get_alone(
     encoder: FeatureEncoder,
     features: VideoFeatures,

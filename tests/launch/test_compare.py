@@ -180,6 +180,16 @@ def test_the_page_needs_no_network_and_shows_curves_kinds_and_who_found_what(com
     assert "“query &lt;0&gt;”" in page
 
 
+def test_axe_finds_no_serious_fault_on_the_page(compare, tmp_path, chromium, accessibility_faults):
+    runs = [make_run(tmp_path / "a", every_fourth), make_run(tmp_path / "b", all_but_eighth)]
+    runs.append(make_run(tmp_path / "c", every_fourth, annotations=ANNOTATIONS[:-1]))
+    assert compare(*runs) == 0
+    page = chromium.new_page()
+    page.goto((tmp_path / "out" / "comparison.html").as_uri())
+    assert "NOT COMPARABLE" in page.get_by_role("alert").inner_text()
+    assert not accessibility_faults(page)
+
+
 def test_kinds_of_queries_are_told_apart_where_there_are_several(compare, tmp_path):
     long = [Annotation(f"l{i}", "a b c d e f g", f"w{i}", 90.0, ((2.0, 42.0),)) for i in range(4)]
     mixed = [*(Annotation(str(a.qid), a.query, a.vid, 20.0, a.windows) for a in ANNOTATIONS), *long]

@@ -53,7 +53,9 @@ class FakeEncoder:
         self.encoded = 0
         self.provenance = PROVENANCE
 
-    def encode_video(self, path: Path, start: float = 0, end: float | None = None) -> VideoFeatures:
+    def encode_video(
+        self, path: Path, start: float = 0, end: float | None = None, progress: Any = None
+    ) -> VideoFeatures:
         self.encoded += 1
         duration = float(path.stem)
         clips = max(1, int(np.ceil(duration / CLIP - 0.01)))

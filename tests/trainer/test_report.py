@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,16 @@ def test_examples_stand_at_evenly_spaced_ranks_from_best_to_worst(run: Path) -> 
         ("9", "0.20"),
         ("11", "0.00"),
     ]
+
+
+def test_axe_finds_no_serious_fault(
+    run: Path, chromium: Any, accessibility_faults: Callable[[Any], list[str]]
+) -> None:
+    page(run)
+    opened = chromium.new_page()
+    opened.goto((run / "report.html").as_uri())
+    opened.locator("summary").first.click()
+    assert not accessibility_faults(opened)
 
 
 def test_queries_are_escaped(run: Path) -> None:

@@ -1,0 +1,100 @@
+"""A page to try a trained model on: choose or upload a video, write sentences, see where it is.
+
+    python -m launch.demo --model runs/quickstart
+
+It is served to this machine only, unless --host says otherwise (0.0.0.0: to everyone who can reach
+it, without a password). Uploads are deleted when nobody used them for --keep minutes, when newer
+ones push them out, and at the end. Needs no network; install with: pip install 'sdst[demo]'.
+"""
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.errors import InputError
+from launch.demo_videos import Videos, find_examples
+from launch.predict import load
+from trainer.cli import command, make_parser, parse
+from trainer.pages import fill
+from trainer.predict import Grounder
+from trainer.pretrained import find_model
+
+SWEEP = 30.0  # seconds between two looks for what is to be deleted
+
+
+@command
+def main(args: list[str] | None = None) -> None:
+    """Read the command line, load the model and serve until Ctrl-C."""
+    parser = make_parser(__doc__)
+    parser.add_argument(
+        "--model", type=Path, default=Path("runs/quickstart"), help="folder of a run or its model"
+    )
+    parser.add_argument(
+        "--device", type=str | None, help="PyTorch device; a GPU where there is one"
+    )
+    parser.add_argument("--host", type=str, default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=7860, help="port to listen on")
+    parser.add_argument("--max-upload", type=float, default=2000, help="megabytes of an upload")
+    parser.add_argument("--videos", type=int, default=16, help="videos kept, encoded, at a time")
+    parser.add_argument("--keep", type=float, default=60, help="minutes that an unused one is kept")
+    options = parse(parser, args)
+    if options.max_upload <= 0 or options.keep <= 0 or options.videos < 1:
+        raise InputError("--max-upload, --keep and --videos must be positive")
+    folder = find_model(options.model)  # before the model is loaded, which takes a while
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing is left behind
+    with tempfile.TemporaryDirectory(prefix="sdst-demo-") as temporary:
+        grounder = load(options)
+        grounder.encoder.load()  # so that the first answer does not wait for it
+        serve(grounder, folder.parent, Path(temporary), options)
+
+
+def serve(grounder: Grounder, run: Path, temporary: Path, options: Any) -> None:
+    """Serve the page until an interrupt; what it writes lies in `temporary`.
+
+    Raises InputError where Gradio is not installed or the address cannot be listened on.
+    """
+    # Gradio reads them when it is imported: where it writes, and that it reports nothing home.
+    os.environ |= {"GRADIO_TEMP_DIR": str(temporary / "gradio"), "GRADIO_ANALYTICS_ENABLED": "0"}
+    try:
+        from launch import demo_page, demo_server
+    except ModuleNotFoundError as error:
+        raise InputError(f"{error}; install it with: pip install 'sdst[demo]'") from error
+    (temporary / "videos").mkdir()
+    videos = Videos(temporary / "videos", options.videos, 60 * options.keep)
+    page = demo_page.Page(grounder, videos, find_examples(run))
+    most = round(1e6 * options.max_upload)
+    blocks = demo_page.build(page, run.resolve().name, most)
+    try:
+        _, address, _ = blocks.launch(
+            server_name=options.host,
+            server_port=options.port,
+            app_kwargs=demo_server.app_options(options.host, videos, most),
+            theme=demo_page.theme(),
+            head=f"<style>{fill('demo.css')}</style><script>{fill('demo.js')}</script>",
+            footer_links=[],
+            share=False, run_history=False, ssr_mode=False, pwa=False, mcp_server=False,
+            enable_monitoring=False, prevent_thread_lock=True, quiet=True,
+        )  # fmt: skip
+    except OSError as error:
+        where = f"{options.host}:{options.port}"
+        raise InputError(f"{where}: cannot be listened on; name another --port") from error
+    print(f"Open {address} (Ctrl-C ends it)", flush=True)
+    try:
+        while True:
+            time.sleep(SWEEP)
+            videos.forget_unused()
+    finally:
+        page.stopping.set()
+        # A browser may take a video as slowly as it plays: that is cut off, and is no error.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        blocks.server.config.timeout_graceful_shutdown = 1
+        blocks.close(verbose=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""The demo page in Gradio: what is on it, and what happens when somebody asks."""
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from data_pipeline.errors import InputError
+from launch.demo_videos import Example, Video, Videos, sentence
+from launch.predict_batch import VIDEO_SUFFIXES, to_json
+from trainer.examples import draw_timeline
+from trainer.pages import fill
+from trainer.predict import Grounder, Grounding
+
+SHOWN = 5  # windows of a sentence
+MOST_SENTENCES = 20  # at once
+LONGEST = 500  # letters of a sentence
+WAITING = 50  # requests, before further ones are refused
+
+
+class Page:
+    """What the page's events do.
+
+    grounder: answers. videos: those at hand. examples: those on offer. `stopping` ends what runs.
+    """
+
+    def __init__(self, grounder: Grounder, videos: Videos, examples: Sequence[Example]) -> None:
+        self.grounder = grounder
+        self.videos = videos
+        self.examples = examples
+        self.stopping = threading.Event()
+
+    def choose(self, event: gr.EventData) -> tuple[str, str, str, str]:
+        """An example was chosen: player, key, sentences, no answer yet."""
+        example = self.examples[event.example]
+        player, key = self._shown(lambda: self.videos.open(example.path))
+        return player, key, "\n".join(example.sentences), ""
+
+    def uploaded(self, event: gr.EventData) -> tuple[str, str, str]:
+        """A video has arrived: player, key, no answer yet."""
+        return *self._shown(lambda: self.videos.get(event.key)), ""
+
+    def _shown(self, find: Callable[[], Video]) -> tuple[str, str]:
+        try:
+            video = find()
+        except InputError as error:
+            return fill("demo_player.html", video=None, fault=sentence(error)), ""
+        return fill("demo_player.html", video=video), video.key
+
+    def ask(self, key: str, text: str, progress: Any) -> str:
+        """The answer to the sentences in `text`, one a line."""
+        try:
+            sentences = _sentences(text)
+            if not key:
+                raise InputError("There is no video yet; choose one or upload your own")
+            video = self.videos.get(key)
+            begin = time.perf_counter()
+            known = video.encoded
+            features = video.features(self.grounder, self._watch(progress))
+            encoded = time.perf_counter()
+            found = self.grounder.predict(features, sentences)
+            answered = time.perf_counter()
+        except InputError as error:
+            return fill("demo_answer.html", fault=sentence(error))
+        looked = "encoded before" if known else f"encoded in {encoded - begin:.1f} s"
+        summary = (
+            f"Clips of {features.clip_length:g} s: {len(features.features)}, {looked}; "
+            f"answered in {answered - encoded:.2f} s."
+        )
+        return _answer(video, found, summary)
+
+    def _watch(self, progress: Any) -> Callable[[float], None]:
+        def watch(share: float) -> None:
+            if self.stopping.is_set():
+                raise InputError("The server is being stopped")
+            progress(share, desc="Looking through the video")
+
+        return watch
+
+
+def _sentences(text: str) -> list[str]:
+    sentences = [line.strip() for line in text.splitlines() if line.strip()]
+    if not sentences:
+        raise InputError("Write what to look for, one sentence a line")
+    if len(sentences) > MOST_SENTENCES:
+        raise InputError(f"These are {len(sentences)} sentences; ask at most {MOST_SENTENCES}")
+    longest = max(map(len, sentences))
+    if longest > LONGEST:
+        raise InputError(f"A sentence has {longest} letters; use at most {LONGEST}")
+    return sentences
+
+
+def _answer(video: Video, found: Sequence[Grounding], summary: str) -> str:
+    """What was found, as HTML."""
+    drawn = []
+    for number, grounding in enumerate(found, start=1):
+        lines = draw_timeline(grounding.timeline(), SHOWN) | {"strip": video.strip}
+        for rank, window in enumerate(lines["found"], start=1):
+            seconds = f"{window['start']:.3f}-{window['end']:.3f}"
+            window["clip"] = f"videos/{video.key}/{seconds}.mp4"
+            window["file"] = f"{video.path.stem}-{number}-{rank}.mp4"
+        drawn.append(lines)
+    text = json.dumps(to_json(Path(video.path.name), list(found)), ensure_ascii=False, indent=1)
+    data = base64.b64encode(text.encode()).decode()
+    return fill(
+        "demo_answer.html",
+        fault=None,
+        summary=summary,
+        found=drawn,
+        json=f"data:application/json;base64,{data}",
+        json_file=f"{video.path.stem}.json",
+    )
+
+
+def theme() -> gr.themes.Base:
+    """Gradio in the colours and fonts of our reports; nothing is loaded from elsewhere."""
+    colours = {
+        "body_background_fill": "--page",
+        "body_text_color": "--ink",
+        "body_text_color_subdued": "--muted",
+        "background_fill_primary": "--card",
+        "background_fill_secondary": "--track",
+        "block_background_fill": "--card",
+        "block_border_color": "--line",
+        "block_label_background_fill": "--card",
+        "block_label_border_color": "--line",
+        "block_label_text_color": "--muted",
+        "block_title_text_color": "--ink",
+        "block_info_text_color": "--muted",
+        "border_color_primary": "--line",
+        "border_color_accent": "--found",
+        "input_background_fill": "--card",
+        "input_border_color": "--line",
+        "input_border_color_focus": "--found",
+        "input_placeholder_color": "--muted",
+        "link_text_color": "--found",
+        "loader_color": "--found",
+        "button_primary_background_fill": "--found",
+        "button_primary_background_fill_hover": "--found",
+        "button_primary_border_color": "--found",
+        "button_primary_text_color": "--on-found",
+    }
+    themed = gr.themes.Base(font=["var(--sans)"], font_mono=["var(--mono)"])
+    return themed.set(
+        **{
+            name + mode: f"var({colour})"
+            for name, colour in colours.items()
+            for mode in ("", "_dark")
+        }
+    )
+
+
+def build(page: Page, name: str, most: int) -> gr.Blocks:
+    """The page for a model called `name`, and for uploads of at most `most` bytes."""
+    private: dict[str, Any] = {"api_visibility": "private"}
+    blocks = gr.Blocks(title=f"{name} · SDST", analytics_enabled=False)
+    with blocks:
+        key = gr.State("")
+        _html("demo_head.html", name=name)
+        with gr.Row():
+            with gr.Column(scale=3, min_width=320):
+                player = _html("demo_player.html", video=None, fault=None)
+            with gr.Column(scale=2, min_width=300):
+                examples = _html("demo_examples.html", "demo_examples.js", examples=page.examples)
+                upload = _html(
+                    "demo_upload.html",
+                    "demo_upload.js",
+                    most=most,
+                    limit=f"{most / 1e6:g} MB",
+                    suffixes=sorted(VIDEO_SUFFIXES),
+                )
+        with gr.Row():
+            sentences = gr.Textbox(
+                label="What to look for, one sentence a line",
+                placeholder="a dog jumps into the water",
+                lines=2,
+                max_lines=8,
+                scale=5,
+                min_width=320,
+            )
+            find = gr.Button("Find", variant="primary", scale=1, min_width=120, elem_id="find")
+        found = gr.HTML(apply_default_css=False)
+
+        def ask(key: str, text: str, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
+            return page.ask(key, text, progress)
+
+        examples.click(page.choose, None, [player, key, sentences, found], **private)
+        upload.upload(page.uploaded, None, [player, key, found], **private)
+        gr.on(
+            [find.click, sentences.submit],
+            ask,
+            [key, sentences],
+            found,
+            concurrency_limit=1,  # the model serves one after the other
+            **private,
+        )
+    blocks.queue(max_size=WAITING)
+    return blocks
+
+
+def _html(template: str, script: str | None = None, **values: Any) -> gr.HTML:
+    js = fill(script) if script else None
+    return gr.HTML(fill(template, **values), js_on_load=js, apply_default_css=False)

