@@ -36,7 +36,10 @@ class Learner:
         self.network, self.prepared = accelerator.prepare(model, optimizer)
         self.optimizer = optimizer
         self._frozen = {n: p for n, p in model.named_parameters() if not p.requires_grad}
-        self._trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        # DeepSpeed gives its parameters more attributes.
+        self._trained: dict[str, Any] = {
+            n: p for n, p in model.named_parameters() if p.requires_grad
+        }
         self._zero: Any = getattr(self.network, "optimizer", None)  # DeepSpeed's, around ours
         self._third = hasattr(self._zero, "fp32_partitioned_groups_flat")
 
@@ -97,6 +100,7 @@ class Learner:
         states = iter(self.optimizer.state.values())
         return [key for key, value in next(states, {}).items() if key != "step"]
 
+    @torch.no_grad()
     def _whole(self, key: str | None = None) -> Tensors:
         """Copies of the trained weights, or of the state `key` of each, by one collective."""
         if self._zero is None:
@@ -121,7 +125,7 @@ class Learner:
         own = torch.cat([part.flatten() for part in parts])
         everyone = [torch.empty_like(own) for _ in range(dist.get_world_size())]
         dist.all_gather(everyone, own)
-        columns = torch.stack(everyone).split([part.numel() for part in parts], dim=1)
+        columns = torch.split(torch.stack(everyone), [part.numel() for part in parts], dim=1)
         return [
             column.flatten()[: p.ds_numel].view(p.ds_shape)
             for column, p in zip(columns, self._trained.values(), strict=True)
@@ -131,7 +135,7 @@ class Learner:
         """ZeRO 1 and 2: all weights in a row are cut up; a rank may hold a piece of a weight."""
         sizes = [p.numel() for p in self._trained.values()]
         whole = torch.zeros(sum(sizes), device=next(iter(self._trained.values())).device)
-        places = whole.split(sizes)
+        places = torch.split(whole, sizes)
         for place, parameter in zip(places, self._trained.values(), strict=True):
             held = parameter._hp_mapping
             if held is not None:

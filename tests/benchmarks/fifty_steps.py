@@ -80,12 +80,12 @@ def make_features(trial: Trial, annotations: Path, folder: Path) -> None:
             raise SystemExit(1)
 
 
-def launch(name: str, flags: dict[str, Any], *more: str) -> tuple[float, float]:
+def launch(name: str, flags: dict[str, Any], threads: int, *more: str) -> tuple[float, float]:
     """Run the trainer as a user does; seconds, and the peak memory of its processes in GB."""
     words = [
         *(sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--quiet"),
         *("--config_file", "configs/accelerate/one_gpu.yaml"),
-        *("--num_cpu_threads_per_process", str(psutil.cpu_count())),
+        *("--num_cpu_threads_per_process", str(threads)),
         *("trainer/main.py", "--config", f"configs/{name}/sdst.yaml"),
         *(f"--{key}={value}" for key, value in flags.items()),
         *more,
@@ -111,13 +111,13 @@ def memory(process: psutil.Popen) -> int:
     return total
 
 
-def dump(name: str, trial: Trial, flags: dict[str, Any], run: Path) -> str:
+def dump(name: str, trial: Trial, flags: dict[str, Any], threads: int, run: Path) -> str:
     """Evaluate the kept model with --dump, and let `launch.evaluate` judge what was written."""
     data, folder = run.parent, run / "evaluation"
     splits = ["val", "test"] if "val" in trial.files else ["test"]
     roles = zip(["selection", "report"][-len(splits) :], splits, strict=True)
     given = flags | {f"data.{role}": data / split for role, split in roles}
-    launch(name, given, "--checkpoint", str(run / "model"), "--eval", "--dump")
+    launch(name, given, threads, "--checkpoint", str(run / "model"), "--eval", "--dump")
     truths = {split: write_truth(data / split) for split in splits}
     if name == "qvhighlights":
         judge("--check", folder / "submission.zip", "--annotations", *truths.values())
@@ -152,7 +152,7 @@ def judge(*words: object) -> None:
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
-def attempt(name: str, annotations: Path, folder: Path) -> list[str]:
+def attempt(name: str, annotations: Path, folder: Path, threads: int) -> list[str]:
     """Train, evaluate and dump one data set; its row of the table."""
     trial = TRIALS[name]
     make_features(trial, annotations, folder)
@@ -165,12 +165,12 @@ def attempt(name: str, annotations: Path, folder: Path) -> list[str]:
         "tracking.mlflow": "false",
     }
     roles = {f"data.{role}": folder / split for role, split in trial.roles.items()}
-    seconds, peak = launch(name, flags | roles)
+    seconds, peak = launch(name, flags | roles, threads)
     run = folder / "run"
     records = [json.loads(line) for line in (run / "metrics.jsonl").open()]
     steps = [record for record in records if record["kind"] == "train"]
     losses = [record["loss"] for record in steps]
-    dumped = dump(name, trial, flags, run)
+    dumped = dump(name, trial, flags, threads, run)
     result = json.loads((run / "metrics.json").read_text())
     evaluations = sum(record["kind"] == "eval" for record in records)
     return [
@@ -190,13 +190,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--annotations", type=Path, required=True)
     parser.add_argument("--only", nargs="*", choices=TRIALS, default=list(TRIALS))
+    parser.add_argument("--threads", type=int, default=psutil.cpu_count())
     options = parser.parse_args()
     table = Table("", "steps", "loss, 5 steps", "pairs/s", "waits", "s", "GB", "scored", "dumped")
     folder = Path(tempfile.mkdtemp(prefix="fifty-steps-"))
     try:
         for name in options.only:
             (folder / name).mkdir()
-            table.add_row(*attempt(name, options.annotations.resolve() / name, folder / name))
+            annotations = options.annotations.resolve() / name
+            table.add_row(*attempt(name, annotations, folder / name, options.threads))
     finally:
         shutil.rmtree(folder)
         CONSOLE.print(table)
