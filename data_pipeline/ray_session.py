@@ -55,9 +55,6 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
         os.environ["PYTHONPATH"] = os.pathsep.join([root, known] if known else [root])
         for name, value in WORKER_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        cpus = cpus or os.cpu_count() or 1
-        # An encoder on a processor has a decoder beside it: they are to start together.
-        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(2 * cpus))
         _start(cpus)
     if threading.current_thread() is threading.main_thread():
         # Ray's own handler ends its processes under a driver that still talks to them, which
@@ -69,7 +66,7 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _start(cpus: int) -> None:
+def _start(cpus: int | None) -> None:
     """Start a Ray of our own on this machine."""
     for attempt in range(1, STARTS + 1):
         try:
@@ -79,7 +76,7 @@ def _start(cpus: int) -> None:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                object_store_memory=OBJECT_STORE_BYTES * cpus,
+                object_store_memory=OBJECT_STORE_BYTES * (cpus or os.cpu_count() or 1),
             )
             return
         except Exception as error:  # Ray has no class of its own for this
