@@ -181,14 +181,10 @@ def compare_with_mlflow(cluster: Cluster, folder: Path) -> None:
         for key, value in row.items():
             name = re.sub(r"[^\w\-.:/ ]", "_", f"{kind}/{key}".replace("@", "_at_"))
             written[name][step] = value
-    shown = {each["key"] for each in run["data"]["metrics"]}
-    query = f"SELECT key, step, value FROM metrics WHERE run_uuid = '{run['info']['run_id']}'"
-    stored: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    for line in sh(*PSQL, "--no-align", "--field-separator=|", "--command", query).splitlines():
-        name, step, value = line.split("|")
-        stored[name].append((int(step), float(value)))
     for name, values in written.items():
-        has = dict(stored[name])
+        query = urllib.parse.urlencode({"run_id": run["info"]["run_id"], "metric_key": name})
+        history = ask(cluster, f"metrics/get-history?{query}", None, user, password)["metrics"]
+        has = {int(each["step"]): float(each["value"]) for each in history}
         same = has == values if SAME_AGAIN.match(name) else has.keys() == values.keys()
-        if not same or len(stored[name]) != len(values) or name not in shown:
+        if not same or len(history) != len(values):
             raise SystemExit(f"MLflow has other values of {folder.name}'s {name}: {has}, {values}")
