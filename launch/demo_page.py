@@ -186,6 +186,7 @@ def build(page: Page, name: str, most: int) -> gr.Blocks:
             find = gr.Button("Find", variant="primary", scale=1, min_width=120, elem_id="find")
         found = gr.HTML(apply_default_css=False)
 
+        # Gradio knows the parameter that it is to fill by this default.
         def ask(key: str, text: str, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
             return page.ask(key, text, progress)
 
