@@ -4,12 +4,15 @@
 
 Runs the trainer's own loop on the experiment's features, or, where they are not there, on random
 batches of `clips` and `tokens`. Prints the share of each phase and the dearest operators, and
-writes a trace for chrome://tracing or ui.perfetto.dev. On a GPU, kernels run behind the process:
-read the phases' GPU column.
+writes a trace for chrome://tracing or ui.perfetto.dev. On a GPU, kernels run behind the process
+that asks for them; the GPU column counts each to the phase that asked.
 """
 
+import math
 import sys
 import time
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -20,6 +23,7 @@ import torch
 from accelerate.utils import set_seed
 from rich.console import Console
 from rich.table import Table
+from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from data_pipeline.annotations import Annotation
@@ -115,9 +119,8 @@ def main(args: list[str] | None = None) -> None:
         f"a step without the profiler: {undisturbed:.3f} s, {pairs:.0f} pairs/s, "
         f"{work / 1e9:.2f} GFLOP a pair, {pairs * work / peak:.0%} of {peak / 1e12:.2f} TFLOP/s"
     )
-    events = list(profiler.key_averages())
-    CONSOLE.print(phase_table(events, steps))
-    CONSOLE.print(operator_table(events, steps, config.operators))
+    CONSOLE.print(phase_table(list(profiler.events() or ()), steps))
+    CONSOLE.print(operator_table(list(profiler.key_averages()), steps, config.operators))
     config.trace.parent.mkdir(parents=True, exist_ok=True)
     profiler.export_chrome_trace(str(config.trace))
     CONSOLE.print(f"trace: {config.trace}")
@@ -169,31 +172,68 @@ def activities(device: torch.device) -> list[ProfilerActivity]:
 
 
 def phase_table(events: list[Any], steps: int) -> Table:
-    """Seconds of each phase in a step, as the process and as the GPU saw it."""
-    found = {event.key: event for event in events if event.key in PHASES}
-    whole = sum(event.cpu_time_total for event in events if event.key.startswith("ProfilerStep"))
-    gpu = any(event.device_time_total for event in found.values())
+    """Milliseconds of each phase in a step: of the process, and of the kernels it asked for."""
+    host = [event for event in events if event.device_type == DeviceType.CPU]
+    spans = {name: sorted(spans_of(host, name)) for name in PHASES}
+    whole = sum(end - start for start, end in spans_of(host, "ProfilerStep"))
+    kernels, all_kernels = kernels_of(host, spans)
     table = Table("phase", title=f"a step, mean of {steps} under the profiler", box=None)
-    for column in ("ms", "share", *(["GPU ms"] if gpu else [])):
+    for column in ("ms", "share", *(["GPU ms"] if all_kernels else [])):
         table.add_column(column, justify="right")
 
-    def row(label: str, host: float, device: float) -> None:
-        cells = [f"{host / steps / 1e3:.2f}", f"{host / whole:.1%}"]
-        table.add_row(label, *cells, *([f"{device / steps / 1e3:.2f}"] if gpu else []))
+    def row(label: str, own: float, device: float) -> None:
+        cells = [f"{own / steps / 1e3:.2f}", f"{own / whole:.1%}"]
+        table.add_row(label, *cells, *([f"{device / steps / 1e3:.2f}"] if all_kernels else []))
 
-    for name in PHASES:
-        if name in found:
-            label = f"  of which {name}" if name in INSIDE else name
-            row(label, found[name].cpu_time_total, found[name].device_time_total)
-    known = sum(event.cpu_time_total for name, event in found.items() if name not in INSIDE)
-    row("everything else", whole - known, 0.0)
-    row("whole step", whole, 0.0)
+    times = {name: sum(end - start for start, end in found) for name, found in spans.items()}
+    for name, time_spent in times.items():
+        if spans[name]:
+            row(f"  of which {name}" if name in INSIDE else name, time_spent, kernels[name])
+    outer = [name for name in PHASES if name not in INSIDE]
+    known = sum(times[name] for name in outer), sum(kernels[name] for name in outer)
+    row("everything else", whole - known[0], all_kernels - known[1])
+    row("whole step", whole, all_kernels)
     return table
+
+
+def spans_of(events: list[Any], name: str) -> list[tuple[float, float]]:
+    """When the annotations whose name begins so started and ended, in microseconds."""
+    return [
+        (event.time_range.start, event.time_range.end)
+        for event in events
+        if event.is_user_annotation and event.name.startswith(name)
+    ]
+
+
+def kernels_of(
+    events: list[Any], spans: dict[str, list[tuple[float, float]]]
+) -> tuple[Counter[str], float]:
+    """GPU microseconds that operators asked for within the spans of each phase, and in all.
+
+    By the time of asking and not by the annotation: the operators of the backward pass run in a
+    thread of their own, where the phases' annotations do not reach.
+    """
+    within: Counter[str] = Counter()
+    total = 0.0
+    for event in events:
+        if duration := sum(kernel.duration for kernel in event.kernels):
+            asked = event.time_range.start
+            total += duration
+            for name, found in spans.items():
+                before = bisect_right(found, (asked, math.inf))
+                if before and asked <= found[before - 1][1]:
+                    within[name] += duration
+    return within, total
 
 
 def operator_table(events: list[Any], steps: int, count: int) -> Table:
     """The dearest operators, by the time spent in themselves."""
-    operators = [event for event in events if not is_annotation(event)]
+    operators = [
+        # A kernel's time is that of the operator which asked for it.
+        event
+        for event in events
+        if event.device_type == DeviceType.CPU and not is_annotation(event)
+    ]
     gpu = any(event.self_device_time_total for event in operators)
 
     def cost(event: Any) -> float:

@@ -11,6 +11,7 @@ that is not installed, or that cannot run the given tensors, raises: none falls 
 """
 
 import importlib
+import sys
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -134,6 +135,12 @@ def _xformers_kernel() -> Callable[..., Tensor]:
         raise ImportError(
             "attention backend xformers is not installed: pip install xformers"
         ) from error
+    if not getattr(sys.modules.get("xformers"), "_has_cpp_library", True):
+        raise ImportError(
+            f"attention backend xformers is installed, but its kernels do not load beside torch "
+            f"{torch.__version__} (python -m xformers.info says why): pip install xformers from "
+            f"the index of that torch, https://download.pytorch.org/whl"
+        )
     kernel: Callable[..., Tensor] = ops.memory_efficient_attention
     return kernel
 

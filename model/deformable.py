@@ -46,19 +46,29 @@ def deformable_sample(
     return out.transpose(1, 2).flatten(2)  # (B, M, H * Dh)
 
 
-def sample_linear(memory: Tensor, locations: Tensor, length: Tensor) -> Tensor:
+def sample_linear(
+    memory: Tensor, locations: Tensor, length: Tensor, kernel: Kernel = "torch"
+) -> Tensor:
     """The memory at plain locations: memory (B, L, F), locations (B, M, E), length (B,)
-    -> (B, M, E, F) in the dtype of `memory`."""
+    -> (B, M, E, F) in the dtype of `memory`. `kernel` as in `deformable_sample`."""
     B, L, width = memory.shape
+    if kernel == "triton":  # one head that is as wide as the memory, one point
+        points = locations.flatten(1)[..., None, None]  # (B, M * E, 1, 1)
+        ones = torch.ones_like(points)
+        read = deformable_sample(memory[:, :, None], points, ones, length, kernel)
+        return read.view(*locations.shape, width)
+    if kernel != "torch":
+        raise _unknown(kernel)
     clip, share = _neighbours(locations, length)  # (B, M, E, 2)
     row = clip + L * torch.arange(B, device=clip.device)[:, None, None, None]
     out = F.embedding_bag(
         row.view(-1, 2),
-        memory.reshape(B * L, width),
-        per_sample_weights=share.to(memory.dtype).view(-1, 2),
+        # In the precision of the locations: CUDA has no gradient of the shares in bfloat16.
+        memory.reshape(B * L, width).to(share.dtype),
+        per_sample_weights=share.view(-1, 2),
         mode="sum",
     )  # (B * M * E, F)
-    return out.view(*locations.shape, width)
+    return out.view(*locations.shape, width).to(memory.dtype)
 
 
 def check_kernel(name: str) -> None:

@@ -58,6 +58,7 @@ class ReferenceQueries(nn.Module):
 
     def __init__(self, config: SDSTConfig) -> None:
         super().__init__()
+        self.kernel = config.deformable_kernel
         self.mix = nn.Conv1d(config.width, config.width, 3, padding=1, groups=config.width)
         self.project = projection(3 * config.width, config.width)
 
@@ -72,6 +73,6 @@ class ReferenceQueries(nn.Module):
         mixed = mixed[:, :, 0].transpose(1, 2)  # (B, L, F)
         centre, width = reference.unbind(-1)
         points = torch.stack((centre - width / 2, centre, centre + width / 2), -1)  # (B, M, 3)
-        read = sample_linear(mixed, points, length).flatten(2)  # (B, M, 3F)
+        read = sample_linear(mixed, points, length, self.kernel).flatten(2)  # (B, M, 3F)
         out: Tensor = self.project(read.to(memory.dtype))
         return out

@@ -11,6 +11,7 @@ from typing import Literal
 import jsonargparse
 import torch
 
+from model.attention import Backend
 from model.backbones.internvideo2 import InternVideo2, InternVideo2Config
 
 TYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -23,6 +24,7 @@ def measure(
     device: str = "cpu",
     arithmetic: Literal["bfloat16", "float32"] = "bfloat16",
     compile: bool = False,
+    attention: Backend = "sdpa",
 ) -> None:
     """Print the seconds that five layers of a clip take, and the memory.
 
@@ -35,10 +37,11 @@ def measure(
         device: cpu or cuda
         arithmetic: floating-point type of the weights
         compile: use torch.compile
+        attention: backend of model/attention.py
     """
     start = time.perf_counter()
     with torch.device("meta"):
-        encoder = InternVideo2(InternVideo2Config(compile=compile))
+        encoder = InternVideo2(InternVideo2Config(compile=compile, attention=attention))
         shapes = {key: value.shape for key, value in encoder.state_dict().items()}
     encoder.load_official(
         {
@@ -60,8 +63,8 @@ def measure(
         assert features.isfinite().all()  # also waits for the device
     clips = repeats * batch
     print(f"layers {layers} of clips of {frames} frames, {batch} at once:")
-    print(f"{seconds(start) / clips:.3f} s a clip")
-    print(f"{(time.process_time() - busy) / clips:.3f} s of processor time a clip")
+    print(f"{seconds(start) / clips:.4f} s a clip")
+    print(f"{(time.process_time() - busy) / clips:.4f} s of processor time a clip")
     if device != "cpu":
         print(f"peak device memory {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB

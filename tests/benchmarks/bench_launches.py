@@ -4,8 +4,9 @@
 
 Starts the trainer by `accelerate launch --config_file configs/accelerate/X.yaml` for every X, with
 the model of the paper (4.3 M parameters, averaged weights besides), on generated features of few,
-short videos, and saves at every second step. Where a file is for GPUs, two processes on processors
-take their place: `--num_processes 2`, and DS_ACCELERATOR=cpu for DeepSpeed.
+short videos, and saves at every second step. A file for several GPUs gets as many processes as the
+machine has GPUs; where it has none, two processes on processors take their place:
+`--num_processes 2`, and DS_ACCELERATOR=cpu for DeepSpeed.
 
 A row for each file: what the trainer says it got, the seconds of a step, the seconds that a
 checkpoint stopped it (the median and the longest; the first one also meets its memory for the first
@@ -23,6 +24,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -55,7 +57,10 @@ def launch(file: str, folder: Path, port: int) -> str:
         "tracking.every": 1,
         "tracking.mlflow": "false",
     }
-    processes = [] if file == "one_gpu" else ["--num_processes", "2"]
+    gpus = 0 if file == "cpu" else torch.cuda.device_count()
+    processes = [] if file == "one_gpu" else ["--num_processes", str(gpus or 2)]
+    on_cpus = {"DS_ACCELERATOR": "cpu"} if file.startswith("zero") and not gpus else {}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [
             *(sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--quiet"),
@@ -64,8 +69,7 @@ def launch(file: str, folder: Path, port: int) -> str:
             *(f"--{key}={value}" for key, value in flags.items()),
         ],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        | ({"DS_ACCELERATOR": "cpu"} if file.startswith("zero") else {}),
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | on_cpus,
         stdout=subprocess.PIPE,
         text=True,
         check=False,

@@ -1,12 +1,14 @@
-"""How fast does SDST train on a CPU, and what part of the machine's matrix rate does it reach?
+"""How fast does SDST train, and what part of the machine's matrix rate does it reach?
 
-python -m tests.benchmarks.bench_training [--repeats 8]
+    python -m tests.benchmarks.bench_training                               (two threads of a CPU)
+    python -m tests.benchmarks.bench_training --device cuda [--batch 256]
 
 Whole training steps (forward, losses, backward, clipping, AdamW) at the published QVHighlights
-shape: B 32, L 75, T 17, K 4, inputs 768 / 1024, M 30, F 256, two threads. Beside it a stock
+shape: B 32, L 75, T 17, K 4, inputs 768 / 1024, M 30, F 256. Beside it a stock
 torch.nn.Transformer of Moment-DETR's shape on its 3842-wide inputs. Every case has a process of its
-own; a large matrix product is timed before every step, so that other load meets both alike, and
-rates are the best of all repeats. FLOPs are counted by torch from the products of the step itself.
+own; a large matrix product in the case's arithmetic is timed before every step, so that other load
+meets both alike, and rates are the best of all repeats. FLOPs are counted by torch from the
+products of the step itself.
 """
 
 import multiprocessing
@@ -15,7 +17,9 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
 
 import jsonargparse
 import torch
@@ -24,89 +28,133 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from model.deformable import Kernel
 from model.losses import Criterion, LossConfig
 from model.sdst import SDST, SDSTConfig
 
-B, L, T, K, N = 32, 75, 17, 4, 3
+L, T, K, N = 75, 17, 4, 3
+COUNTED = 32  # pairs whose FLOPs are counted
 THREADS = 2
-GEMM = 1536  # rows of the square float32 product that measures the machine's rate
+GEMM = {"cpu": 1536, "cuda": 8192}  # rows of the square product that measures the machine's rate
 
 Step = Callable[[], None]
 
 
-def measure(repeats: int = 8) -> None:
+@dataclass(frozen=True)
+class Case:
+    """What is trained, and how."""
+
+    name: str
+    batch: int = COUNTED
+    device: str = "cpu"
+    bf16: bool = False
+    compiled: bool = False
+    sampling: Kernel = "torch"
+    baseline: bool = False
+
+
+def cases(device: str, batch: int) -> list[Case]:
+    """The columns of the table."""
+    here = partial(Case, batch=batch, device=device)
+    if device == "cpu":
+        return [
+            here("SDST eager"),
+            here("SDST compiled", compiled=True),
+            here("baseline eager", baseline=True),
+        ]
+    half = partial(here, bf16=True)
+    return [
+        here("fp32"),
+        half("bf16"),
+        half("bf16, triton", sampling="triton"),
+        half("compiled", compiled=True),
+        half("compiled, triton", compiled=True, sampling="triton"),
+        half("baseline", baseline=True),
+        half("baseline compiled", baseline=True, compiled=True),
+    ]
+
+
+def measure(repeats: int = 8, device: Literal["cpu", "cuda"] = "cpu", batch: int = COUNTED) -> None:
     """Print the table.
 
     Args:
         repeats: timed steps of each case; the best counts
+        device: cpu or cuda
+        batch: pairs of a step
     """
-    cases = ("SDST eager", "SDST compiled", "baseline eager")
-    results = {case: in_own_process(case, repeats) for case in cases}
-    table = Table("", *cases, box=None)
-    table.add_row("pairs/s", *(f"{r['pairs']:.1f}" for r in results.values()))
-    table.add_row("GFLOP a pair", *(f"{r['flops'] / B / 1e9:.2f}" for r in results.values()))
-    table.add_row("GFLOP/s", *(f"{r['rate'] / 1e9:.0f}" for r in results.values()))
-    table.add_row("GEMM, GFLOP/s", *(f"{r['gemm'] / 1e9:.0f}" for r in results.values()))
-    table.add_row("share of GEMM", *(f"{r['rate'] / r['gemm']:.0%}" for r in results.values()))
-    table.add_row("by processor time", *(f"{r['share']:.0%}" for r in results.values()))
-    table.add_row("memory of the step, MiB", *(f"{r['memory']:.0f}" for r in results.values()))
-    table.add_row("trainable, M", *(f"{r['parameters'] / 1e6:.2f}" for r in results.values()))
-    console = Console(width=100)
+    console, results = Console(width=130), {}
+    for case in cases(device, batch):
+        results[case.name] = in_own_process(case, repeats)
+        console.print(f"{case.name}: {results[case.name]['pairs']:.1f} pairs/s", highlight=False)
+    table = Table("", *results, box=None)
+    columns = list(results.values())
+    table.add_row("pairs/s", *(f"{r['pairs']:.1f}" for r in columns))
+    table.add_row("GFLOP a pair", *(f"{r['flops'] / 1e9:.2f}" for r in columns))
+    table.add_row("GFLOP/s", *(f"{r['rate'] / 1e9:.0f}" for r in columns))
+    table.add_row("GEMM, GFLOP/s", *(f"{r['gemm'] / 1e9:.0f}" for r in columns))
+    table.add_row("share of GEMM", *(f"{r['rate'] / r['gemm']:.1%}" for r in columns))
+    if device == "cpu":
+        table.add_row("by processor time", *(f"{r['share']:.0%}" for r in columns))
+    table.add_row("memory of the step, MiB", *(f"{r['memory']:.0f}" for r in columns))
+    table.add_row("trainable, M", *(f"{r['parameters'] / 1e6:.2f}" for r in columns))
     console.print(table)
+    where = f"{THREADS} threads" if device == "cpu" else torch.cuda.get_device_name()
     console.print(
-        f"B {B}, L {L}, T {T}, K {K}, {THREADS} threads, best of {repeats}; load average "
+        f"B {batch}, L {L}, T {T}, K {K}, {where}, best of {repeats}; load average "
         f"{os.getloadavg()[0]:.1f}; torch {torch.__version__}",
         highlight=False,
     )
-    growth(console)
+    if device == "cpu":
+        growth(console)
 
 
-def in_own_process(case: str, repeats: int) -> dict[str, float]:
+def in_own_process(case: Case, repeats: int) -> dict[str, float]:
     """The numbers of one case, measured in a fresh process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(time_case, (case, repeats))
 
 
-def time_case(case: str, repeats: int) -> dict[str, float]:
-    """Rates in FLOP/s and pairs/s, FLOPs of a step, MiB that the steps added to the process."""
-    torch.set_num_threads(THREADS)
+def time_case(case: Case, repeats: int) -> dict[str, float]:
+    """Rates in FLOP/s and pairs/s, FLOPs of a pair, MiB that the steps added to the process."""
+    if case.device == "cpu":
+        torch.set_num_threads(THREADS)
     torch.manual_seed(0)
-    gemm = square_product()
+    gemm = square_product(case)
     gemm()
-    before = peak_memory()
-    model, step = (baseline if case.startswith("baseline") else sdst)(case.endswith("compiled"))
-    step()
-    step()
-    memory = peak_memory() - before  # compiling itself needs memory too: it counts
+    before = peak_memory(case.device)
+    model, step = (baseline if case.baseline else sdst)(case)
+    for _ in range(2 if case.device == "cpu" else 8):
+        step()
+    memory = peak_memory(case.device) - before  # on a CPU what compiling needs counts too
     gemm_times, step_times = [], []
     for _ in range(repeats):
-        gemm_times.append(timed(gemm))
-        step_times.append(timed(step))
+        gemm_times.append(timed(gemm, case.device))
+        step_times.append(timed(step, case.device))
     (gemm_wall, gemm_busy), (step_wall, step_busy) = (
         map(min, zip(*times, strict=True)) for times in (gemm_times, step_times)
     )
-    flops = float(count(case.replace("compiled", "eager")))
-    product = 2.0 * GEMM**3
+    flops = float(count(case))
+    product = 2.0 * GEMM[case.device] ** 3
     return {
-        "pairs": B / step_wall,
+        "pairs": case.batch / step_wall,
         "flops": flops,
-        "rate": flops / step_wall,
+        "rate": flops * case.batch / step_wall,
         "gemm": product / gemm_wall,
-        "share": (flops / step_busy) / (product / gemm_busy),
+        "share": (flops * case.batch / step_busy) / (product / gemm_busy),
         "memory": memory,
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
 
 
-def count(case: str) -> int:
-    """FLOPs of one training step: its matrix products and convolutions, forward and backward."""
-    _, step = (baseline if case.startswith("baseline") else sdst)(False)
-    return flops_of(step)
+def count(case: Case) -> float:
+    """FLOPs of a pair in a training step: its matrix products and convolutions, both ways."""
+    _, step = (baseline if case.baseline else sdst)(Case("counted"))
+    return flops_of(step) / COUNTED
 
 
 def count_shape(clips: int, queries: int) -> int:
     """FLOPs of one training step of SDST with other numbers of clips and queries."""
-    _, step = sdst(False, clips, queries)
+    _, step = sdst(Case("counted"), clips, queries)
     return flops_of(step)
 
 
@@ -117,9 +165,10 @@ def flops_of(step: Step) -> int:
     return counter.get_total_flops()
 
 
-def square_product() -> Step:
-    a, b = torch.randn(2, GEMM, GEMM)
-    out = torch.empty(GEMM, GEMM)
+def square_product(case: Case) -> Step:
+    size, dtype = GEMM[case.device], torch.bfloat16 if case.bf16 else torch.float32
+    a, b = torch.randn(2, size, size, device=case.device, dtype=dtype)
+    out = torch.empty_like(a)
 
     def product() -> None:
         torch.mm(a, b, out=out)
@@ -127,30 +176,37 @@ def square_product() -> Step:
     return product
 
 
-def timed(work: Step) -> tuple[float, float]:
+def timed(work: Step, device: str) -> tuple[float, float]:
     """Wall and processor seconds."""
     wall, processor = time.perf_counter(), time.process_time()
     work()
+    if device == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - wall, time.process_time() - processor
 
 
-def peak_memory() -> float:
-    """MiB that this process has held at most."""
+def peak_memory(device: str) -> float:
+    """MiB that this process has held at most, on the device."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux counts in KiB
 
 
-def sdst(compiled: bool, clips: int = L, queries: int = 30) -> tuple[nn.Module, Step]:
+def sdst(case: Case, clips: int = L, queries: int = 30) -> tuple[nn.Module, Step]:
     """SDST and one training step of it."""
-    model = SDST(SDSTConfig(queries=queries))
-    network: Any = torch.compile(model) if compiled else model
-    criterion = Criterion(LossConfig())
-    video, text = torch.randn(B, clips, K, 768), torch.randn(B, T, K, 1024)
-    clip_mask, token_mask = torch.ones(B, clips).bool(), torch.ones(B, T).bool()
-    windows, real = torch.rand(B, N, 2) * 0.4 + 0.1, torch.ones(B, N).bool()
-    saliency = (torch.rand(B, clips) > 0.7).float()
+    with torch.device(case.device):
+        model = SDST(SDSTConfig(queries=queries, deformable_kernel=case.sampling))
+        network: Any = torch.compile(model) if case.compiled else model
+        criterion = Criterion(LossConfig())
+        video, text = torch.randn(case.batch, clips, K, 768), torch.randn(case.batch, T, K, 1024)
+        clip_mask = torch.ones(case.batch, clips).bool()
+        token_mask = torch.ones(case.batch, T).bool()
+        windows, real = torch.rand(case.batch, N, 2) * 0.4 + 0.1, torch.ones(case.batch, N).bool()
+        saliency = (torch.rand(case.batch, clips) > 0.7).float()
 
     def loss() -> Tensor:
-        prediction = network(video, clip_mask, text, token_mask)
+        with torch.autocast(case.device, torch.bfloat16, enabled=case.bf16):
+            prediction = network(video, clip_mask, text, token_mask)
         total: Tensor = criterion(prediction, windows, real, saliency, clip_mask)[0]
         return total
 
@@ -185,22 +241,24 @@ class MomentDETR(nn.Module):
         return self.span(hidden).sigmoid(), self.classify(hidden)
 
 
-def baseline(compiled: bool) -> tuple[nn.Module, Step]:
+def baseline(case: Case) -> tuple[nn.Module, Step]:
     """The stock transformer and one training step of it, with a loss that costs nothing."""
-    model = MomentDETR()
-    network: Any = torch.compile(model) if compiled else model
-    video, text = torch.randn(B, L, 3842), torch.randn(B, T, 1024)
+    with torch.device(case.device):
+        model = MomentDETR()
+        network: Any = torch.compile(model) if case.compiled else model
+        video, text = torch.randn(case.batch, L, 3842), torch.randn(case.batch, T, 1024)
 
     def loss() -> Tensor:
-        spans, logits = network(video, text)
-        total: Tensor = spans.mean() + logits.log_softmax(-1)[..., 0].mean()
+        with torch.autocast(case.device, torch.bfloat16, enabled=case.bf16):
+            spans, logits = network(video, text)
+        total: Tensor = spans.float().mean() + logits.float().log_softmax(-1)[..., 0].mean()
         return total
 
     return model, training_step(model, loss)
 
 
 def training_step(model: nn.Module, loss: Callable[[], Tensor]) -> Step:
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=torch.cuda.is_available())
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -221,7 +279,7 @@ def growth(console: Console) -> None:
     for shapes in ([(40, 30), (80, 30), (120, 30)], [(75, 30), (75, 60), (75, 120)]):
         previous: tuple[int, float] | None = None
         for clips, queries in shapes:
-            total = count_shape(clips, queries) / B / 1e9
+            total = count_shape(clips, queries) / COUNTED / 1e9
             # Scores and mixtures, 2 F each way per pair of tokens, once forward, twice backward.
             rest = total - K * 3 * 4 * 256 * (clips**2 + queries**2) / 1e9
             size = clips + queries

@@ -23,7 +23,7 @@ SHAPES += [tuple(DRAW.randint(1, most) for most in (3, 70, 3, 40, 40, 5)) for _ 
 
 COMPARE = f"""
 import torch
-from model.deformable import deformable_sample
+from model.deformable import deformable_sample, sample_linear
 
 for number, (B, L, H, Dh, M, P) in enumerate({SHAPES}):
     torch.manual_seed(number)
@@ -39,6 +39,13 @@ for number, (B, L, H, Dh, M, P) in enumerate({SHAPES}):
     for got, want in zip(run("triton"), run("torch"), strict=True):
         torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
     assert all(torch.equal(*pair) for pair in zip(run("triton"), run("triton")))
+    plain = (value.detach().flatten(2).requires_grad_(), locations[:, :, 0])
+    gradient = torch.randn(B, M, P, H * Dh)
+    def read(kernel):
+        out = sample_linear(*plain, length, kernel)
+        return out, *torch.autograd.grad(out, plain, gradient)
+    for got, want in zip(read("triton"), read("torch"), strict=True):
+        torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
 
 half = [x.detach().bfloat16() for x in inputs]
 out = deformable_sample(half[0], *inputs[1:], length, "triton")

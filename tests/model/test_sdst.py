@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from model.losses import Criterion, LossConfig
 from model.parameters import parameter_table
@@ -218,6 +219,25 @@ def test_half_precision_features_are_accepted(small_model, inputs):
     batch = inputs([8, 6], [3, 5])
     half = batch._replace(video=batch.video.half(), text=batch.text.half())
     compare(model(*half), model(*batch), tolerance=1e-2)
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+def test_the_host_reads_nothing_in_a_step_but_the_costs_of_the_matching(
+    small_model, inputs, attention
+):
+    """Fake tensors have no numbers: reading any fails. The assignment, which does read, is an
+    operator that only says its shape here; `test_matching` counts its copies."""
+    with FakeTensorMode():
+        model = small_model(sparse_attention=attention, query_dropout=0.5)
+        batch = inputs([8, 6], [3, 5])
+        windows, saliency, draw = torch.rand(2, 2, 2), torch.rand(2, 8), torch.rand(2)
+        real = torch.ones(2, 2, dtype=torch.bool)
+        criterion = Criterion(LossConfig())
+        total, _ = criterion(model(*batch), windows, real, saliency, batch.video_mask, draw)
+        total.backward()
+        assert all(p.grad is not None for p in model.parameters())
+        with pytest.raises(DataDependentOutputException):
+            total.item()
 
 
 @pytest.mark.slow
