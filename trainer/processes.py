@@ -6,6 +6,7 @@ asked for is left in the environment by the launcher and compared here with what
 
 import os
 import sys
+import warnings
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -26,6 +27,9 @@ def join(config: Config) -> Accelerator:
     check_request(config)
     on_cpu = _asked("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
     deepspeed = _asked("ACCELERATE_USE_DEEPSPEED")
+    if deepspeed:
+        # It calls collectives by names that torch is giving up, at every step.
+        warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     if deepspeed and on_cpu:
         spare_compiling()
     group = InitProcessGroupKwargs(
@@ -163,9 +167,9 @@ def configure_deepspeed(config: Config, accelerator: Accelerator) -> None:
 def describe(config: Config, accelerator: Accelerator) -> str:
     """What takes part and how it computes, in three lines."""
     world, accumulate = accelerator.num_processes, config.optim.accumulate
-    kind = accelerator.distributed_type.value
+    kind = "DDP" if world > 1 else "undistributed"
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        kind += f" ZeRO {accelerator.state.deepspeed_plugin.zero_stage}"
+        kind = f"DeepSpeed ZeRO {accelerator.state.deepspeed_plugin.zero_stage}"
     hosts = world // int(os.environ.get("LOCAL_WORLD_SIZE", world))
     backend = dist.get_backend() if world > 1 else "alone"
     device = accelerator.device.type

@@ -21,10 +21,10 @@ def check_same(found, expected, tolerance):
 @pytest.mark.parametrize(
     ("file", "got"),
     [
-        ("cpu", "MULTI_CPU, gloo"),
-        ("zero1", "DEEPSPEED ZeRO 1, gloo"),
-        ("zero2", "DEEPSPEED ZeRO 2, gloo"),
-        ("zero3", "DEEPSPEED ZeRO 3, gloo"),
+        ("cpu", "DDP, gloo"),
+        ("zero1", "DeepSpeed ZeRO 1, gloo"),
+        ("zero2", "DeepSpeed ZeRO 2, gloo"),
+        ("zero3", "DeepSpeed ZeRO 3, gloo"),
     ],
 )
 def test_two_ranks_end_with_the_weights_and_scores_of_one(ranks, alone, flags, file, got):

@@ -42,5 +42,5 @@ def test_a_launch_that_became_another_one_is_refused(
 def test_a_run_says_what_takes_part_and_how_it_computes(command, capsys):
     assert main(command(epochs=1)) == 0
     out = capsys.readouterr().out
-    assert "1 process(es) on 1 host(s), NO, alone, cpu" in out
+    assert "1 process(es) on 1 host(s), undistributed, alone, cpu" in out
     assert "8 pairs a step = 1 process(es) x 1 accumulated x 8" in out
