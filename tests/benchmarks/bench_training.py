@@ -17,6 +17,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -110,8 +111,8 @@ def measure(repeats: int = 8, device: Literal["cpu", "cuda"] = "cpu", batch: int
 
 def in_own_process(case: Case, repeats: int) -> dict[str, float]:
     """The numbers of one case, measured in a fresh process."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(time_case, (case, repeats))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(time_case, case, repeats).result()
 
 
 def time_case(case: Case, repeats: int) -> dict[str, float]:
