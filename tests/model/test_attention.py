@@ -173,6 +173,19 @@ def test_a_missing_backend_is_an_error_that_names_the_install_command(
         attention(query, key, value, mask, backend=name)
 
 
+def test_xformers_whose_kernels_do_not_load_is_an_error_at_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As PyPI's wheel for one CUDA beside a torch for another."""
+    monkeypatch.setitem(sys.modules, "xformers", SimpleNamespace(_has_cpp_library=False))
+    monkeypatch.setitem(
+        sys.modules, "xformers.ops", SimpleNamespace(memory_efficient_attention=print)
+    )
+    module._xformers_kernel.cache_clear()
+    with pytest.raises(ImportError, match="kernels do not load beside torch .* pip install"):
+        check_backend("xformers")
+
+
 def test_backends_refuse_tensors_they_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     packages = {
         "xformers.ops": SimpleNamespace(memory_efficient_attention=print),
