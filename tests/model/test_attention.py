@@ -182,7 +182,7 @@ def test_xformers_whose_kernels_do_not_load_is_an_error_at_the_start(
         sys.modules, "xformers.ops", SimpleNamespace(memory_efficient_attention=print)
     )
     module._xformers_kernel.cache_clear()
-    with pytest.raises(ImportError, match="kernels do not load beside torch .* pip install"):
+    with pytest.raises(ImportError, match=r"kernels do not load beside torch .* pip install"):
         check_backend("xformers")
 
 
