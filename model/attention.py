@@ -10,11 +10,13 @@ All of them accumulate and take the softmax in float32 whatever the dtype of the
 that is not installed, or that cannot run the given tensors, raises: none falls back to another.
 """
 
+import ctypes
 import importlib
 import sys
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -129,6 +131,7 @@ def _additive_bias(mask: Tensor, query: Tensor) -> Tensor:
 
 @cache
 def _xformers_kernel() -> Callable[..., Tensor]:
+    _load_cuda_12_runtime()
     try:
         ops = importlib.import_module("xformers.ops")
     except ImportError as error:
@@ -138,11 +141,23 @@ def _xformers_kernel() -> Callable[..., Tensor]:
     if not getattr(sys.modules.get("xformers"), "_has_cpp_library", True):
         raise ImportError(
             f"attention backend xformers is installed, but its kernels do not load beside torch "
-            f"{torch.__version__} (python -m xformers.info says why): pip install xformers from "
-            f"the index of that torch, https://download.pytorch.org/whl"
+            f"{torch.__version__} (python -m xformers.info says why): pip install "
+            f"nvidia-cuda-runtime-cu12, or the xformers of that torch's own index"
         )
     kernel: Callable[..., Tensor] = ops.memory_efficient_attention
     return kernel
+
+
+def _load_cuda_12_runtime() -> None:
+    """PyPI's xformers is linked with CUDA 12's runtime library, PyPI's torch has CUDA 13's.
+
+    Both may be in one process, but nothing else loads the older one.
+    """
+    nvidia = find_spec("nvidia")
+    for folder in (nvidia and nvidia.submodule_search_locations) or ():
+        library = Path(folder, "cuda_runtime", "lib", "libcudart.so.12")
+        if library.is_file():
+            ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
 
 
 def _flash(

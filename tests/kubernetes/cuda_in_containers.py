@@ -16,8 +16,11 @@ from tests.kubernetes.training_in_containers import train
 
 LOADS = """
 import json, os, pathlib, re, subprocess, tempfile
-import deepspeed, torch, triton, xformers.ops
+import deepspeed, torch, triton, xformers
+from model.attention import check_backend
 from triton.backends.nvidia import driver
+
+check_backend("xformers")
 
 # A driver that is not there: a library with the names that Triton's binding asks for.
 folder = tempfile.mkdtemp()

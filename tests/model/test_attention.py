@@ -1,7 +1,9 @@
 """Attention against its definition, and the backends that this machine cannot run against sdpa."""
 
+import ctypes
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -184,6 +186,32 @@ def test_xformers_whose_kernels_do_not_load_is_an_error_at_the_start(
     module._xformers_kernel.cache_clear()
     with pytest.raises(ImportError, match=r"kernels do not load beside torch .* pip install"):
         check_backend("xformers")
+
+
+def test_the_cuda_runtime_of_pypis_xformers_is_loaded_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    library = tmp_path / "nvidia" / "cuda_runtime" / "lib" / "libcudart.so.12"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    loaded: list[str] = []
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "nvidia", raising=False)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name, mode: loaded.append(name))
+
+    class Xformers(SimpleNamespace):
+        """Asked for its kernel when the library is there."""
+
+        @property
+        def memory_efficient_attention(self) -> object:
+            assert str(library) in loaded
+            return print
+
+    monkeypatch.setitem(sys.modules, "xformers.ops", Xformers())
+    module._xformers_kernel.cache_clear()
+    check_backend("xformers")
+    module._xformers_kernel.cache_clear()
+    assert str(library) in loaded
 
 
 def test_backends_refuse_tensors_they_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
