@@ -247,11 +247,12 @@ def disturbed(
 ) -> Iterator[str]:
     """Make features into `output` and kill on the way; yields what was killed."""
     driver = drive(hosts, folder, output)
+    kind = ""
     while True:
         try:
-            status = driver.wait(rng.uniform(0, longest_wait))
+            status = driver.wait(rng.uniform(0, 2 if kind else longest_wait))
         except subprocess.TimeoutExpired:
-            kind = rng.choice(hosts.kinds)
+            kind = kind or rng.choice(hosts.kinds)
             if kind == "driver":
                 driver.kill()
                 driver.wait()
@@ -259,8 +260,11 @@ def disturbed(
             elif kind not in ACTORS:
                 hosts.lose_node(kind, rng)
             elif not kill_actor(ACTORS[kind], folder, rng):
-                continue  # none has started yet
+                # None has started yet. Another kind in its place would spare the decoders, which
+                # live for a small part of a run.
+                continue
             yield kind
+            kind = ""
         else:
             if status:
                 raise RuntimeError(f"the extraction ended with status {status}")
