@@ -8,6 +8,8 @@ import pytest
 
 pytest.importorskip("ray")
 
+from ray.exceptions import RayActorError
+
 from data_pipeline import extraction_decoder
 from data_pipeline.extraction_decoder import GRACE, Decoded, Decoders, Decoding
 from data_pipeline.shard_writing import Failure
@@ -47,6 +49,8 @@ class Ray:
         return heads, []
 
     def get(self, word: Any) -> Any:
+        if isinstance(word, Exception):
+            raise word
         return word
 
     def kill(self, *_: Any, **__: Any) -> None:
@@ -96,3 +100,11 @@ def test_a_decoder_that_keeps_its_encoder_waiting_is_ended(decode: Any) -> None:
     assert [type(word) for word in heard] == [np.ndarray, np.ndarray, Failure]
     assert heard[-1].kind == "too slow"
     assert killed
+
+
+@pytest.mark.parametrize("end", [[RayActorError()], [SECOND] * int(LIMIT + GRACE + 1)])
+def test_a_video_is_over_with_its_last_word_whatever_its_decoder_does_then(
+    decode: Any, end: list[Any]
+) -> None:
+    heard, _ = decode([PIECE, Decoded(3.0, 1.0), *end])
+    assert [type(word) for word in heard] == [np.ndarray, Decoded]
