@@ -47,7 +47,8 @@ def extract(
 ) -> Summary:
     """Make what is missing of a feature set; `report` is called about once a second.
 
-    Raises InputError for bad inputs and for an output folder that holds another set.
+    Raises InputError for bad inputs and for an output folder that holds another set,
+    ClusterLostError if Ray is gone before the end.
     """
     if not Location(config.videos).is_dir():
         raise InputError(f"{config.videos}: no such folder of videos")

@@ -129,6 +129,8 @@ class _Stream:
     """Seconds that we waited for its next word in vain."""
     excused: bool = False
     """Whether its decoder died of the video before it."""
+    told: bool = False
+    """Whether the last word was heard: what becomes of the decoder then is not the video's."""
 
 
 @dataclass
@@ -210,12 +212,15 @@ class Decoders:
             raise cause_of(error) from None
         except RayError:  # the decoder, its node or what it had sent is gone; Ray restarts it
             line.streams.popleft()
-            if stream.excused:
+            if stream.excused and not stream.told:
                 waiting.appendleft(stream.vid)
                 return
             self._excuse(line)
+            if stream.told:
+                return
             word = Failure(stream.vid, "crash", f"{stream.vid}: its decoder died")
-        if isinstance(word, np.ndarray):
+        stream.told = not isinstance(word, np.ndarray)
+        if not stream.told:
             stream.taken += 1
             if stream.taken > stream.skip:
                 self._pieces[stream.vid] += 1
@@ -246,5 +251,7 @@ class Decoders:
                 ray.kill(line.decoder, no_restart=False)
                 line.streams.popleft()
                 self._excuse(line)
+                if stream.told:
+                    continue
                 cause = f"{stream.vid}: a single decoding step took over {patience:g} s"
                 yield stream.vid, Failure(stream.vid, "too slow", cause)

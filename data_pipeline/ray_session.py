@@ -2,13 +2,18 @@
 
 import logging
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import ray
+from ray.exceptions import RayError
+
+from data_pipeline.errors import InputError
+from data_pipeline.ray_cluster import Watch, await_cluster
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Shared memory of a local Ray for each processor: a decoder's pieces on their way, twice over."""
@@ -33,21 +38,24 @@ LOG = logging.getLogger(__name__)
 
 
 @contextmanager
-def ray_session(cpus: int | None = None) -> Iterator[None]:
+def ray_session(cpus: int | None = None) -> Iterator[Watch]:
     """Connect to the cluster that RAY_ADDRESS names, else start Ray here for as long as this lasts.
 
-    `cpus` limits a local Ray (default: all cores). On a cluster the packages must be installed, or
-    come with the job (`ray job submit --working-dir`). Nothing to do if Ray is running already.
+    Yields the watch over it, which is to be asked now and then. Raises InputError if there is no
+    cluster where RAY_ADDRESS says. `cpus` limits a local Ray (default: all cores). On a cluster the
+    packages must be installed, or come with the job (`ray job submit --working-dir`). Nothing to do
+    if Ray is running already.
     """
     if ray.is_initialized():
-        yield
+        with _watch() as watch:
+            yield watch
         return
     terminate = signal.getsignal(signal.SIGTERM)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # One failure is told once: what other actors die of in the meantime adds nothing.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    if address := os.environ.get("RAY_ADDRESS"):
+        _connect(address)
     else:
         # Workers of a local Ray inherit the environment: so they find a checkout's packages too.
         root = str(Path(__file__).resolve().parent.parent)
@@ -60,10 +68,29 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
         # Ray's own handler ends its processes under a driver that still talks to them, which
         # aborts; a job that unwinds ends them itself, below.
         signal.signal(signal.SIGTERM, terminate)
+    with _watch() as watch:
+        try:
+            yield watch
+        finally:
+            ray.shutdown()  # watched too: it may wait for what is lost
+
+
+def _watch() -> AbstractContextManager[Watch]:
+    return Watch(ray.get_runtime_context().gcs_address).watching()
+
+
+def _connect(address: str) -> None:
+    """Join a cluster, or raise InputError before long."""
+    if re.fullmatch(r"[^/]+:\d+", address):  # else a word or a URL, which Ray looks up
+        await_cluster(address)
+    # What answers may be no Ray, or want a token that we do not have. Ray would try 20 times, for
+    # 40 s each; by this name it means the number of tries, too.
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
     try:
-        yield
-    finally:
-        ray.shutdown()
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        cause = " ".join(str(error).split())
+        raise InputError(f"RAY_ADDRESS: cannot join the Ray at {address}: {cause}") from error
 
 
 def _start(cpus: int | None) -> None:

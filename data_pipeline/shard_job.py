@@ -18,6 +18,7 @@ from data_pipeline.annotations import read_annotations
 from data_pipeline.errors import InputError
 from data_pipeline.job_folder import JobFolder
 from data_pipeline.plan import PlannedShard, ShardingConfig, plan_shards
+from data_pipeline.ray_cluster import Watch
 from data_pipeline.ray_session import ray_session
 from data_pipeline.shard_pool import Seconds, SentencesDone, VideoDone, WorkerPool, Workers
 from data_pipeline.shard_writing import write_json, write_manifest
@@ -137,7 +138,7 @@ def make_shards(
 
     `source` is where the videos come from, for messages. `workers` is asked once Ray is running and
     there is something to do. Raises InputError for bad inputs and for an output folder that holds
-    another set.
+    another set, ClusterLostError if Ray is gone before the end.
     """
     began = time.perf_counter()
     annotations = read_annotations(config.annotations)
@@ -162,8 +163,8 @@ def make_shards(
         progress = Progress(videos=sum(len(shard.videos) for shard in todo))
         if todo:
             start = time.perf_counter()
-            with ray_session(config.workers):
-                _run(folder, start, workers(), todo, shards, progress, report)
+            with ray_session(config.workers) as watch:
+                _run(folder, start, workers(), watch, todo, shards, progress, report)
         indexes = [read_json(output / f"{shard.name}.json") for shard in shards]
         folder.write_failures(indexes)
         if not any(index["samples"] for index in indexes):
@@ -202,6 +203,7 @@ def _run(
     folder: JobFolder,
     start: float,
     workers: Workers,
+    watch: Watch,
     todo: Sequence[PlannedShard],
     shards: Sequence[PlannedShard],
     progress: Progress,
@@ -216,6 +218,7 @@ def _run(
     known: dict[str, VideoDone] = {}  # a video is heard of again if its worker died
     with WorkerPool(workers, folder.is_done) as pool:
         for heard in pool.make(ahead, todo):
+            watch.check()
             now = time.perf_counter()
             if not pool.ready:
                 began, progress.start_seconds = now, now - start

@@ -12,6 +12,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from data_pipeline.plan import PlannedSentences, PlannedShard
+from data_pipeline.ray_cluster import ClusterLostError
 from data_pipeline.shard_writing import Failure
 
 MAX_STARTS = 10
@@ -107,7 +108,9 @@ class WorkerPool:
     def __enter__(self) -> "WorkerPool":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is ClusterLostError:  # it would not answer, and its workers end without us
+            return
         running = [worker for worker, _ in self._running.values()]
         for worker in [*self._starting.values(), *self._idle, *running]:
             ray.kill(worker)

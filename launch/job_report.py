@@ -1,6 +1,7 @@
 """How does a person follow a job that makes shards, and see at its end what failed?"""
 
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,12 +14,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from data_pipeline.errors import InputError
+from data_pipeline.ray_cluster import ClusterLostError
 from data_pipeline.shard_job import JobConfig, Progress, Summary
 from data_pipeline.storage import Location
 from data_pipeline.verify import read_failures
 from trainer.tracking import Tracker, TrackingConfig
 
 EXIT_TOO_MANY_FAILURES = 1
+EXIT_CLUSTER_LOST = 1
+"""Not that of bad input: a second try may well succeed."""
+
 PLAIN_INTERVAL = 15.0
 """Seconds between lines where there is no terminal to draw a bar on."""
 
@@ -32,16 +37,23 @@ Report = Callable[[Progress], None]
 def run_job(
     config: JobConfig, work: Callable[[Report], Summary], tracking: TrackingConfig | None
 ) -> int:
-    """Do `work`, showing its progress and its end; status 1 if too many videos failed."""
+    """Do `work`, showing its progress and its end.
+
+    Status 1 if too many videos failed, or if the Ray cluster was lost on the way.
+    """
     signal.signal(signal.SIGTERM, _stop)
     display = Display()
-    with _record(config, tracking) as record:
+    try:
+        with _record(config, tracking) as record:
 
-        def report(progress: Progress) -> None:
-            display(progress)
-            record(progress)
+            def report(progress: Progress) -> None:
+                display(progress)
+                record(progress)
 
-        summary = work(report)
+            summary = work(report)
+    except ClusterLostError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_CLUSTER_LOST
     tell(summary, config)
     return EXIT_TOO_MANY_FAILURES if summary.failed else 0
 

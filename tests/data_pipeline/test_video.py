@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -163,6 +164,19 @@ def test_decoding_stops_at_its_time_limit(video: Path) -> None:
     with pytest.raises(VideoError, match="more than the limit of 0 s") as caught:
         list(VideoFile(video).clips(1.0, 1, 32, time_limit=0))
     assert caught.value.kind == "too slow"
+
+
+def test_the_time_until_a_piece_is_taken_does_not_count_as_decoding(
+    video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr("data_pipeline.video.time", clock)
+    monkeypatch.setattr("data_pipeline.video.PIECE_BYTES", 1)
+    pieces = 0
+    for _ in VideoFile(video).clips(1.0, 1, 32, time_limit=5):
+        pieces += 1
+        clock.now += 1000
+    assert pieces == 4
 
 
 def test_a_range_outside_the_video_is_refused(video: Path) -> None:

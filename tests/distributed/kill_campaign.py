@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,9 +78,19 @@ def main(
     # Other programs that look for a running Ray are not to find this one.
     os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray")
     os.environ |= {"RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
+    # `ray start --head` asks for the token of ~/.ray, if there is one, which what joins the cluster
+    # shows only when told to: all wait for each other in vain.
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    print(f"{folder}, Ray's logs in {os.environ['RAY_TMPDIR']}", flush=True)
     killed: Counter[str] = Counter()
     differing = runs = 0
-    with Processes() if hosts == "processes" else Namespaces() as cluster:
+    with ExitStack() as stack:
+        stack.enter_context(ending_all(folder))
+        cluster: Processes | Namespaces
+        if hosts == "processes":
+            cluster = Processes()
+        else:
+            cluster = Namespaces(stack.enter_context(Network()))
         expected = undisturbed(cluster, folder)
         print(f"undisturbed: {len(expected)} files, {time.monotonic() - began:.0f} s", flush=True)
         while killed.total() < disturbances and time.monotonic() - began < limit:
@@ -125,12 +137,6 @@ class Processes:
         self.address: str = self._cluster.address
         self._nodes = [self._add(), self._add()]
 
-    def __enter__(self) -> "Processes":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._cluster.shutdown()
-
     def start(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
         """Start a driver."""
         return subprocess.Popen(command, **options)
@@ -162,22 +168,16 @@ class Namespaces:
 
     kinds = (*ACTORS, "driver", "node", "cable")
 
-    def __init__(self) -> None:
-        self._network = Network()
-        self.address = f"{self._network.hub.address}:6379"
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self.address = f"{network.hub.address}:6379"
         self._ray(
-            self._network.hub,
+            network.hub,
             *("--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false"),
             f"--system-config={json.dumps(HEALTH)}",
         )
         self._nodes = [self._add(), self._add()]
         self._cut: list[Host] = []
-
-    def __enter__(self) -> "Namespaces":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._network.__exit__()
 
     def start(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
         """Start a driver."""
@@ -247,11 +247,12 @@ def disturbed(
 ) -> Iterator[str]:
     """Make features into `output` and kill on the way; yields what was killed."""
     driver = drive(hosts, folder, output)
+    kind = ""
     while True:
         try:
-            status = driver.wait(rng.uniform(0, longest_wait))
+            status = driver.wait(rng.uniform(0, 2 if kind else longest_wait))
         except subprocess.TimeoutExpired:
-            kind = rng.choice(hosts.kinds)
+            kind = kind or rng.choice(hosts.kinds)
             if kind == "driver":
                 driver.kill()
                 driver.wait()
@@ -259,8 +260,11 @@ def disturbed(
             elif kind not in ACTORS:
                 hosts.lose_node(kind, rng)
             elif not kill_actor(ACTORS[kind], folder, rng):
-                continue  # none has started yet
+                # None has started yet. Another kind in its place would spare the decoders, which
+                # live for a small part of a run.
+                continue
             yield kind
+            kind = ""
         else:
             if status:
                 raise RuntimeError(f"the extraction ended with status {status}")
@@ -269,22 +273,48 @@ def disturbed(
 
 def kill_actor(kind: str, folder: Path, rng: random.Random) -> bool:
     """Kill the process of an actor of the campaign's cluster, if there is one."""
-    mark = f"SDST_CAMPAIGN={folder}".encode()
-    actors = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            named = (process / "cmdline").read_bytes().startswith(f"ray::{kind}".encode())
-            if named and mark in (process / "environ").read_bytes().split(b"\0"):
-                actors.append(int(process.name))
-        except OSError:  # it has ended
-            continue
+    actors = processes(folder, f"ray::{kind}")
     if not actors:
         return False
     try:
-        os.kill(rng.choice(sorted(actors)), signal.SIGKILL)
+        os.kill(rng.choice(actors), signal.SIGKILL)
     except ProcessLookupError:
         return False
     return True
+
+
+def processes(folder: Path, title: str = "") -> list[int]:
+    """Ids of the campaign's living processes whose command line begins with `title`."""
+    mark = f"SDST_CAMPAIGN={folder}".encode()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            named = (process / "cmdline").read_bytes().startswith(title.encode())
+            if named and mark in (process / "environ").read_bytes().split(b"\0"):
+                found.append(int(process.name))
+    return sorted(found)
+
+
+@contextmanager
+def ending_all(folder: Path) -> Iterator[None]:
+    """Kill all of the campaign's processes at the end, also if a signal asks for it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        while left := processes(folder):
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.1)
+
+
+def stop(number: int, _: object) -> None:
+    """Unwind, once: a second signal must not keep the first from being tidied up after."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def hashes(output: Path) -> dict[str, str]:
