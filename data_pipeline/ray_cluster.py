@@ -81,12 +81,15 @@ class Watch:
             self._ended.set()
 
     def _look(self) -> None:
-        answered = time.monotonic()
+        # Counted from the first refusal: this process may itself have stood still for long.
+        refused: float | None = None
         while not self._ended.wait(PERIOD):
             cause = refusal(self._address)
             if cause is None:
-                answered = time.monotonic()
-            elif time.monotonic() - answered > PATIENCE:
+                refused = None
+            elif refused is None:
+                refused = time.monotonic()
+            elif time.monotonic() - refused > PATIENCE:
                 self._cause = cause
                 if not self._ended.wait(GRACE):
                     self._end()
