@@ -134,6 +134,25 @@ def test_runs_of_several_seeds_are_one_row_with_mean_and_deviation(compare, tmp_
 
 
 @pytest.mark.parametrize(
+    ("named", "groups"),
+    [
+        ("kind={}-s{}", ["pure", "pure_init"]),  # a sweep's
+        ("width=8,kind={}-s{}", ["width=8,kind=pure", "width=8,kind=pure_init"]),
+        ("{}-{}", ["pure", "pure_init"]),
+        ("pure-{}-{}", ["pure-pure", "pure-pure_init"]),
+    ],
+)
+def test_rows_of_several_seeds_have_names_that_tell_them_apart(compare, tmp_path, named, groups):
+    runs = [
+        make_run(tmp_path / named.format(kind, seed), every_fourth, seed=seed, width=width)
+        for kind, width in (("pure", 16), ("pure_init", 32))
+        for seed in range(2)
+    ]
+    assert compare(*runs) == 0
+    assert [row["group"] for row in table(tmp_path)] == [g for g in groups for _ in range(2)]
+
+
+@pytest.mark.parametrize(
     ("split", "reason"),
     [("test", "split test, not val"), ("val", "measured on other queries")],
 )

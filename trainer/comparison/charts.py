@@ -9,7 +9,7 @@ from trainer.charts import BOTTOM, TOP, Axes, apart, open_svg, rounded, short
 from trainer.timeline import ticks
 
 COLOURS = 6  # lines that are told apart by colour; further runs are drawn in grey
-LETTERS = 19  # of a run's name beside a chart
+LETTERS = 15  # of a run's name beside a chart
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,9 @@ def _colour(point: Point) -> str:
 
 
 def cut(name: str) -> str:
-    """A run's name, shortened where it would not fit beside a chart."""
-    return name if len(name) <= LETTERS else name[: LETTERS - 1] + "…"
+    """A run's name, shortened in the middle where it would not fit beside a chart."""
+    half = LETTERS // 2
+    return name if len(name) <= LETTERS else f"{name[:half]}…{name[-half:]}"
 
 
 def _spoken(points: Sequence[Point]) -> str:

@@ -136,17 +136,24 @@ def _members(runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
 
 
 def _names(members: Sequence[Sequence[FinishedRun]]) -> list[str]:
-    """A name for each group: what the names of its runs, and of no others, begin with."""
+    """A name for each group: what the names of its runs, and of no others, begin with.
+
+    Where all are called after one and the same setting, as in a sweep, its values are the names.
+    """
     names: list[str] = []
     for group in members:
         own = {run.name for run in group}
         others = {run.name for other in members if other is not group for run in other}
         common = re.sub(r"\d+$", "", _beginning([run.name for run in group]))
         name = re.sub(r"[-_. ]*(seed|s)?[-_. =]*$", "", common)
-        if len(own) == 1 or not name or any(other.startswith(name) for other in others):
+        longer = re.compile(rf"{re.escape(name)}([-. ]|$)")
+        if len(own) == 1 or not name or any(map(longer.match, others)):
             name = group[0].name
         taken = sum(name == other.partition(" (")[0] for other in names)
         names.append(f"{name} ({taken + 1})" if taken else name)
+    settings = {name.partition("=")[0] for name in names}
+    if len(settings) == 1 and all(name.count("=") == 1 for name in names):
+        return [name.partition("=")[2] for name in names]
     return names
 
 
