@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from data_pipeline.annotations import Annotation
-from model.spans import to_centre_width
 
 HIGHLIGHT_CLIP = 2.0  # seconds: the grid of QVHighlights' saliency annotations
 
@@ -152,7 +151,7 @@ class BatchBuffer:
             window_mask=torch.from_numpy(window_mask),
             saliency=torch.from_numpy(saliency),
             span=torch.from_numpy(video_length.astype(np.float32) * clip_length),
-            repeated=torch.tensor(self._repeated),
+            repeated=torch.from_numpy(np.array(self._repeated)),
             annotations=self._annotations,
             damaged=damaged,
         )
@@ -174,7 +173,8 @@ def target_windows(
     start, end = start - missing, end + missing
     shift = np.maximum(-start, 0) - np.maximum(end - span[:, 0], 0)
     edges = np.clip(np.stack((start + shift, end + shift), axis=1), 0, span)
-    return to_centre_width(torch.from_numpy(edges / span)).numpy().astype(np.float32)
+    start, end = (edges / span).T
+    return np.stack(((start + end) / 2, end - start), axis=1).astype(np.float32)
 
 
 def target_saliency(annotation: Annotation, clips: int, clip_length: float) -> NDArray[np.float32]:

@@ -10,12 +10,6 @@ def to_edges(spans: Tensor) -> Tensor:
     return torch.stack((centre - width / 2, centre + width / 2), dim=-1)
 
 
-def to_centre_width(edges: Tensor) -> Tensor:
-    """(..., 2) start, end -> (..., 2) centre, width."""
-    start, end = edges.unbind(-1)
-    return torch.stack(((start + end) / 2, end - start), dim=-1)
-
-
 def iou(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union of (start, end) spans; shapes broadcast, the last axis is consumed.
 
