@@ -85,6 +85,24 @@ def test_a_watch_is_content_while_the_head_answers_and_tells_when_it_is_lost(
             ask_on(watch)
 
 
+def test_refusals_for_less_than_the_patience_are_no_loss_however_long_this_process_stood_still(
+    impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([3 * ray_cluster.PATIENCE, 0, 0, 0])
+
+    def refusal(_: str) -> str | None:
+        for stopped in answers:
+            time.sleep(stopped)
+            return "Connection refused"
+        return None
+
+    monkeypatch.setattr(ray_cluster, "refusal", refusal)
+    with Watch("127.0.0.1:1").watching() as watch:
+        time.sleep(5 * ray_cluster.PATIENCE)
+        watch.check()
+        assert next(answers, "all given") == "all given"
+
+
 def ask_on(watch: Watch) -> None:
     while True:
         watch.check()

@@ -152,6 +152,11 @@ def test_rows_of_several_seeds_have_names_that_tell_them_apart(compare, tmp_path
     assert [row["group"] for row in table(tmp_path)] == [g for g in groups for _ in range(2)]
 
 
+def test_a_row_alone_keeps_its_whole_name(compare, tmp_path):
+    assert compare(make_run(tmp_path / "lr=0.1", every_fourth)) == 0
+    assert [row["group"] for row in table(tmp_path)] == ["lr=0.1"]
+
+
 @pytest.mark.parametrize(
     ("split", "reason"),
     [("test", "split test, not val"), ("val", "measured on other queries")],

@@ -152,7 +152,7 @@ def _names(members: Sequence[Sequence[FinishedRun]]) -> list[str]:
         taken = sum(name == other.partition(" (")[0] for other in names)
         names.append(f"{name} ({taken + 1})" if taken else name)
     settings = {name.partition("=")[0] for name in names}
-    if len(settings) == 1 and all(name.count("=") == 1 for name in names):
+    if len(names) > 1 and len(settings) == 1 and all(name.count("=") == 1 for name in names):
         return [name.partition("=")[2] for name in names]
     return names
 
