@@ -34,8 +34,8 @@ class Checksums:
 def checksum(data: memoryview | bytes | Half) -> int:
     """The sum of the bytes' 64-bit little-endian words, the last filled up with zeros, mod 2^64.
 
-    It costs a twentieth of what reading the bytes costs, so that every read can be checked; any one
-    altered word changes it. That a shard is the one of its manifest is for its SHA-256 to say.
+    It costs about a quarter of what reading the bytes costs, so that every read can be checked; any
+    one altered word changes it. That a shard is the one of its manifest is for its SHA-256 to say.
     """
     raw = np.frombuffer(data, np.uint8)
     whole = raw.size // 8 * 8
