@@ -21,6 +21,11 @@ import yaml
 
 from data_pipeline.errors import InputError
 
+# What a file holds is data. The parser would import and build whatever a `class_path` names.
+jsonargparse.set_parsing_settings(
+    instantiate_subclass_spec_in_any=False, import_path_denylist=["*"]
+)
+
 Config = TypeVar("Config")
 
 EXIT_BAD_INPUT = 2
@@ -39,10 +44,11 @@ def parse(parser: jsonargparse.ArgumentParser, args: Sequence[str] | None) -> An
     """Parsed arguments, with dataclasses built.
 
     Raises InputError, in one line and with the nearest valid name, for an unknown key, a value of
-    the wrong type, or a value that a dataclass refuses in `__post_init__`.
+    the wrong type, a value that a dataclass refuses in `__post_init__`, or a key `class_path`.
     """
     try:
         namespace = parser.parse_args(args)
+        _refuse_code(namespace.as_dict())
         return parser.instantiate(namespace)
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         raise InputError(_explain(str(error), parser, args)) from error
@@ -139,18 +145,36 @@ UNKNOWN = re.compile(
 )
 
 
+CODE = "{}: names code, and what is read cannot choose what runs; remove the key 'class_path'"
+DENIED = re.compile(r"Importing '([^']*)' is not allowed")
+
+
+def _refuse_code(value: Any) -> None:
+    """Raise ValueError for `class_path` anywhere in nested values: the parser's word for code."""
+    if isinstance(value, dict):
+        if "class_path" in value:
+            raise ValueError(CODE.format(value["class_path"]))
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            _refuse_code(item)
+
+
 def _explain(message: str, parser: jsonargparse.ArgumentParser, args: Sequence[str] | None) -> str:
     line = " ".join(message.split())
     given = list(sys.argv[1:] if args is None else args)
+    file = f"{given[given.index('--config') + 1]}: " if "--config" in given else ""
+    if denied := DENIED.search(line):
+        line = CODE.format(denied.group(1))
     unknown = UNKNOWN.search(line)
     if unknown is None:
-        if line.startswith("Problems parsing config") and "--config" in given:
-            return f"{given[given.index('--config') + 1]}: not valid YAML: {line}"
-        return line
+        if line.startswith("Problems parsing config") and file:
+            return f"{file}not valid YAML: {line}"
+        return f"{file}{line}"
     group, key, option, flag = unknown.group("group", "key", "option", "flag")
     name = f"{group}.{key}" if group else option or flag
     known = [action.dest for action in parser._actions]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    where = f"{given[given.index('--config') + 1]}: " if not flag and "--config" in given else ""
+    where = "" if flag else file
     mend = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(known)}"
     return f"{where}unknown key {name!r}; {mend}"
