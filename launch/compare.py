@@ -26,7 +26,7 @@ from trainer.comparison.page import write_comparison_page
 from trainer.comparison.runs import COSTS, FinishedRun, read_run
 from trainer.comparison.tables import write_tables
 from trainer.metrics.bootstrap import LEVEL
-from trainer.pages import quantity, signed
+from trainer.pictures.pages import quantity, signed
 
 SHOWN = 20  # rows on the terminal
 BESIDE = 6  # columns of settings on the terminal

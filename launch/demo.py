@@ -20,9 +20,9 @@ from data_pipeline.errors import InputError
 from launch.demo_videos import Videos, find_examples
 from launch.predict import load
 from trainer.cli import command, make_parser, parse
-from trainer.pages import fill
-from trainer.predict import Grounder
-from trainer.pretrained import find_model
+from trainer.inference.predict import Grounder
+from trainer.inference.pretrained import find_model
+from trainer.pictures.pages import fill
 
 SWEEP = 30.0  # seconds between two looks for what is to be deleted
 

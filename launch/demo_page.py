@@ -13,9 +13,9 @@ import gradio as gr
 from data_pipeline.errors import InputError
 from launch.demo_videos import Example, Video, Videos, sentence
 from launch.predict_batch import VIDEO_SUFFIXES, to_json
-from trainer.examples import draw_timeline
-from trainer.pages import fill
-from trainer.predict import Grounder, Grounding
+from trainer.inference.predict import Grounder, Grounding
+from trainer.pictures.examples import draw_timeline
+from trainer.pictures.pages import fill
 
 SHOWN = 5  # windows of a sentence
 MOST_SENTENCES = 20  # at once

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_pipeline.annotations import iter_rows
-from data_pipeline.encoding import VideoFeatures
 from data_pipeline.errors import InputError
+from data_pipeline.extraction.encoding import VideoFeatures
 from data_pipeline.video import VideoFile
 from trainer.cli import load_config
 from trainer.config import Config
-from trainer.cutting import PLAYABLE, cut
-from trainer.examples import find_video
-from trainer.predict import Grounder
-from trainer.thumbnails import data_uri, film_strip
+from trainer.inference.cutting import PLAYABLE, cut
+from trainer.inference.predict import Grounder
+from trainer.pictures.examples import find_video
+from trainer.pictures.thumbnails import data_uri, film_strip
 
 EXAMPLES = 6  # videos offered
 SENTENCES = 2  # offered with each

@@ -21,6 +21,7 @@ from rich.table import Table
 from data_pipeline.annotations import Annotation, read_annotations
 from data_pipeline.errors import InputError
 from trainer import cli
+from trainer.judging.submission import check
 from trainer.metrics import DATASETS, Evaluation, evaluate, read_ground_truth, read_predictions
 from trainer.metrics.bootstrap import (
     LEVEL,
@@ -30,7 +31,6 @@ from trainer.metrics.bootstrap import (
     differences,
     intervals,
 )
-from trainer.submission import check
 
 FAULTS_FOUND = 1
 

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlparse
 
 from data_pipeline.errors import InputError
 from trainer.comparison.runs import FILES
-from trainer.tracking import redact, store_uri
+from trainer.tracking.tracking import redact, store_uri
 
 Answer = TypeVar("Answer")
 

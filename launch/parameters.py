@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from model.parameters import parameter_table
-from model.sdst import SDST, SDSTConfig
+from model.sdst.sdst import SDST, SDSTConfig
 from trainer.cli import command, parse_config
 
 

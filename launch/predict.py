@@ -28,10 +28,10 @@ from launch.predict_batch import (
     write_text,
 )
 from trainer.cli import command, make_parser, parse
-from trainer.cutting import cut
-from trainer.predict import Grounder, Grounding
-from trainer.thumbnails import film_strip
-from trainer.timeline import clock, draw_timelines
+from trainer.inference.cutting import cut
+from trainer.inference.predict import Grounder, Grounding
+from trainer.pictures.thumbnails import film_strip
+from trainer.pictures.timeline import clock, draw_timelines
 
 LEVELS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 60

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from data_pipeline.errors import InputError
-from trainer.predict import Grounder, Grounding
-from trainer.pretrained import WEIGHTS, find_model
+from trainer.inference.predict import Grounder, Grounding
+from trainer.inference.pretrained import WEIGHTS, find_model
 
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv"}
 FAILED = 1  # exit status of a batch in which some video could not be used

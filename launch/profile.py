@@ -27,22 +27,22 @@ from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from data_pipeline.annotations import Annotation
-from data_pipeline.batches import PairBatch
-from data_pipeline.shards import FeatureSet
+from data_pipeline.features.shards import FeatureSet
 from data_pipeline.storage import Location
-from data_pipeline.stream import PairStream
-from model.losses import Criterion
-from model.sdst import SDST
-from trainer.checkpoints import State
+from data_pipeline.stream.batches import PairBatch
+from data_pipeline.stream.stream import PairStream
+from model.objective.losses import Criterion
+from model.sdst.sdst import SDST
 from trainer.cli import command, parse_config
 from trainer.config import Config
-from trainer.loop import train_epoch
-from trainer.meter import Meter
-from trainer.optimization import make_optimizer
-from trainer.preemption import StopSignals
-from trainer.processes import join
-from trainer.sharding import Learner
-from trainer.work import flops_per_pair, measure_peak
+from trainer.training.checkpoints import State
+from trainer.training.loop import train_epoch
+from trainer.training.meter import Meter
+from trainer.training.optimization import make_optimizer
+from trainer.training.preemption import StopSignals
+from trainer.training.processes import join
+from trainer.training.sharding import Learner
+from trainer.training.work import flops_per_pair, measure_peak
 
 PHASES = ("data wait", "copy to device", "forward", "losses", "matching", "backward", "optimizer")
 INSIDE = {"matching": "losses"}

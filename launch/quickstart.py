@@ -14,11 +14,11 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from data_pipeline.extraction.ray_session import ray_session
 from data_pipeline.quickstart.generate import generate
-from data_pipeline.ray_session import ray_session
 from launch import extract
 from trainer.cli import command, parse_config
-from trainer.tracking import redact, store_uri
+from trainer.tracking.tracking import redact, store_uri
 
 ROOT = Path(__file__).resolve().parent.parent
 ROLES = {"train": "train", "selection": "dev", "report": "val"}

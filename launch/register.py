@@ -16,9 +16,9 @@ from data_pipeline.annotations import read_annotations
 from launch.mlflow_runs import Store
 from trainer.cli import command, load_config, make_parser, parse
 from trainer.config import Config
-from trainer.predict import read_card
-from trainer.pretrained import find_model, load_pretrained
-from trainer.tracking import redact, store_uri
+from trainer.inference.predict import read_card
+from trainer.inference.pretrained import find_model, load_pretrained
+from trainer.tracking.tracking import redact, store_uri
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (

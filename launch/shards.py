@@ -9,8 +9,8 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
-from data_pipeline.shards import FeatureSet
-from data_pipeline.verify import read_failures, verify
+from data_pipeline.features.shards import FeatureSet
+from data_pipeline.features.verify import read_failures, verify
 from trainer.cli import command, make_parser, parse
 
 EXIT_FAULTS = 1

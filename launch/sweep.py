@@ -21,7 +21,7 @@ import ray
 from rich.console import Console
 
 from data_pipeline.errors import InputError
-from data_pipeline.ray_session import ray_session
+from data_pipeline.extraction.ray_session import ray_session
 from launch import compare
 from launch.mlflow_runs import Store
 from launch.sweep_plan import Plan, Trial, parse_grid, parse_setting, read_plan, trials

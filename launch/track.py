@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 from data_pipeline.errors import InputError
-from trainer import delivery
 from trainer.cli import command, make_parser, parse
-from trainer.delivery import Delivery
-from trainer.tracking import RunRecord, redact, store_uri
+from trainer.tracking import delivery
+from trainer.tracking.delivery import Delivery
+from trainer.tracking.tracking import RunRecord, redact, store_uri
 
 
 @command

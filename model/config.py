@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from model.attention import Backend
-from model.deformable import Kernel
-from model.fused import NormKernel
+from model.layers.attention import Backend
+from model.layers.deformable import Kernel
+from model.layers.fused import NormKernel
 
 SparseAttention = Literal["rdsa", "deformable", "deformable_pure_init", "cross"]
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from data_pipeline.annotations import Annotation
-from data_pipeline.samples import Sample, StoredQuery
-from data_pipeline.shard_writing import ShardWriter, write_manifest
-from data_pipeline.shards import FeatureSet, Provenance
+from data_pipeline.features.samples import Sample, StoredQuery
+from data_pipeline.features.shards import FeatureSet, Provenance
+from data_pipeline.features.writing import ShardWriter, write_manifest
 
 # A shell lets what it starts in the background ignore Ctrl-C, and the programs under test would
 # inherit that.

@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 import yaml
 
-from data_pipeline.stream import DataConfig
-from model.losses import LossConfig
-from model.sdst import SDSTConfig
-from trainer.checkpoints import CheckpointConfig
-from trainer.optimization import OptimConfig
-from trainer.postprocess import PostprocessConfig
-from trainer.tracking import TrackingConfig
+from data_pipeline.stream.stream import DataConfig
+from model.objective.losses import LossConfig
+from model.sdst.sdst import SDSTConfig
+from trainer.inference.postprocess import PostprocessConfig
+from trainer.tracking.tracking import TrackingConfig
+from trainer.training.checkpoints import CheckpointConfig
+from trainer.training.optimization import OptimConfig
 
 # May change when a run goes on: how it is carried out, not what comes of it.
 CARRIED_OUT = (

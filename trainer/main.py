@@ -18,20 +18,20 @@ from accelerate.utils import set_seed
 from rich.console import Console
 
 from data_pipeline.errors import InputError
-from model.losses import Criterion
-from trainer.checkpoints import State
+from model.objective.losses import Criterion
 from trainer.cli import command, dump_config, parse_config
 from trainer.config import Config, experiment
-from trainer.evaluate_checkpoint import evaluate_checkpoint, evaluation_request
-from trainer.judging import finish, select
-from trainer.loop import train_epoch
-from trainer.meter import Meter
-from trainer.preemption import Stopped, StopSignals
-from trainer.processes import describe, join, leave, lost_contact
-from trainer.progress import TrainingBar
-from trainer.randomness import make_deterministic
-from trainer.run import Run, make_meter, open_data, resume
-from trainer.tracking import End
+from trainer.judging.evaluate_checkpoint import evaluate_checkpoint, evaluation_request
+from trainer.judging.judging import finish, select
+from trainer.tracking.tracking import End
+from trainer.training.checkpoints import State
+from trainer.training.loop import train_epoch
+from trainer.training.meter import Meter
+from trainer.training.preemption import Stopped, StopSignals
+from trainer.training.processes import describe, join, leave, lost_contact
+from trainer.training.progress import TrainingBar
+from trainer.training.randomness import make_deterministic
+from trainer.training.run import Run, make_meter, open_data, resume
 
 CONSOLE = Console()
 

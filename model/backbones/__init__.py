@@ -2,7 +2,7 @@
 
 An encoder is one file in this folder and one line in `VIDEO_ENCODERS` or `TEXT_ENCODERS`. It takes
 weights as a state dict and a tokenizer as text; which files those come from is decided in
-`data_pipeline/encoding.py`.
+`data_pipeline/extraction/encoding.py`.
 """
 
 import importlib

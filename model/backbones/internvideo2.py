@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.attention import Backend, attention, check_backend
 from model.backbones import VideoEncoder, load_exactly, resolve_layers
 from model.backbones.internvideo2_checkpoint import UNUSED_VISION, take_part
+from model.layers.attention import Backend, attention, check_backend
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.attention import attention
 from model.backbones import TextEncoder, load_exactly, resolve_layers
+from model.layers.attention import attention
 
 HEADS = 12
 EPS = 1e-12

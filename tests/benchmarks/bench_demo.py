@@ -28,7 +28,7 @@ import psutil
 from playwright.sync_api import Page, sync_playwright
 
 from tests.conftest import CHROMIUM_FLAGS
-from trainer.predict import Grounder
+from trainer.inference.predict import Grounder
 
 SECONDS, RATE, WIDTH, HEIGHT = 30, 25, 1280, 720
 FIRST, NEXT = "a bright square drifts to the right", "a dark circle swings"

@@ -20,8 +20,8 @@ from pathlib import Path
 import jsonargparse
 import numpy as np
 
-from data_pipeline.importing import ImportConfig, import_features
-from data_pipeline.plan import ShardingConfig
+from data_pipeline.extraction.importing import ImportConfig, import_features
+from data_pipeline.extraction.plan import ShardingConfig
 
 
 def main(

@@ -11,8 +11,8 @@ from typing import Literal
 import jsonargparse
 import torch
 
-from model.attention import Backend
 from model.backbones.internvideo2 import InternVideo2, InternVideo2Config
+from model.layers.attention import Backend
 
 TYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -37,7 +37,7 @@ def measure(
         device: cpu or cuda
         arithmetic: floating-point type of the weights
         compile: use torch.compile
-        attention: backend of model/attention.py
+        attention: backend of model/layers/attention.py
     """
     start = time.perf_counter()
     with torch.device("meta"):

@@ -19,8 +19,8 @@ from rich.table import Table
 from torch import Tensor
 from triton.testing import do_bench
 
-from model.attention import attention
-from model.deformable import deformable_sample, sample_linear
+from model.layers.attention import attention
+from model.layers.deformable import deformable_sample, sample_linear
 
 M, HEADS, WIDTH, POINTS, TOKENS = 30, 8, 256, 4, 17
 Ways = dict[str, Callable[[], Tensor]]

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.annotations import Annotation
+from trainer.inference.postprocess import PRESETS, postprocess
 from trainer.metrics import evaluate
 from trainer.metrics.bootstrap import differences, intervals
-from trainer.postprocess import PRESETS, postprocess
 
 
 def generated(queries: int, seed: int = 0) -> tuple[list[dict[str, Any]], list[Annotation]]:

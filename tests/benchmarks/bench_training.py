@@ -29,9 +29,9 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.deformable import Kernel
-from model.losses import Criterion, LossConfig
-from model.sdst import SDST, SDSTConfig
+from model.layers.deformable import Kernel
+from model.objective.losses import Criterion, LossConfig
+from model.sdst.sdst import SDST, SDSTConfig
 
 L, T, K, N = 75, 17, 4, 3
 COUNTED = 32  # pairs whose FLOPs are counted
@@ -273,8 +273,8 @@ def training_step(model: nn.Module, loss: Callable[[], Tensor]) -> Step:
 def growth(console: Console) -> None:
     """Print how the FLOPs grow with clips and queries, the squares of self-attention left out.
 
-    Lengths stay where attention is made of plain products (`model.attention.SHORT`): torch counts
-    its fused kernel differently.
+    Lengths stay where attention is made of plain products (`model.layers.attention.SHORT`): torch
+    counts its fused kernel differently.
     """
     table = Table("L", "M", "GFLOP a pair", "without L x L and M x M", "each added", box=None)
     for shapes in ([(40, 30), (80, 30), (120, 30)], [(75, 30), (75, 60), (75, 120)]):

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data_pipeline.annotations import write_annotations
-from data_pipeline.shards import FeatureSet
+from data_pipeline.features.shards import FeatureSet
 from tests.benchmarks import generated_features
 
 ROOT = Path(__file__).resolve().parents[2]

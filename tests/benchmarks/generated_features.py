@@ -32,13 +32,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.annotations import Annotation, read_annotations
-from data_pipeline.batches import target_saliency
-from data_pipeline.encoding import package_version
-from data_pipeline.plan import PlannedVideo, ShardingConfig, plan_shards
-from data_pipeline.samples import Sample, StoredQuery
-from data_pipeline.shard_writing import ShardWriter, write_manifest
-from data_pipeline.shards import FeatureSet, Provenance
+from data_pipeline.extraction.encoding import package_version
+from data_pipeline.extraction.plan import PlannedVideo, ShardingConfig, plan_shards
+from data_pipeline.features.samples import Sample, StoredQuery
+from data_pipeline.features.shards import FeatureSet, Provenance
+from data_pipeline.features.writing import ShardWriter, write_manifest
 from data_pipeline.storage import Location, remove_temporary
+from data_pipeline.stream.batches import target_saliency
 from data_pipeline.video import clip_count
 from trainer.cli import command, parse_config
 

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_pipeline.annotations import Annotation
-from data_pipeline.batches import PairBatch
-from data_pipeline.shards import FeatureSet
-from data_pipeline.stream import DataConfig, PairStream
-from trainer.decode import highlight_scores, prediction_row
+from data_pipeline.features.shards import FeatureSet
+from data_pipeline.stream.batches import PairBatch
+from data_pipeline.stream.stream import DataConfig, PairStream
+from trainer.inference.decode import highlight_scores, prediction_row
+from trainer.inference.postprocess import PRESETS, postprocess
 from trainer.metrics import evaluate
-from trainer.postprocess import PRESETS, postprocess
 
 Floats = NDArray[np.float64]
 Scored = list[tuple[Annotation, Floats, float]]  # each query's clip scores and seconds a clip

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.annotations import Annotation, write_annotations
-from data_pipeline.shards import FeatureSet
+from data_pipeline.features.shards import FeatureSet
 from tests.benchmarks.generated_features import FeatureConfig, generate, main
 
 SMALL = FeatureConfig(video_width=24, text_width=20, layers=3)

@@ -24,7 +24,7 @@ from statistics import mean, stdev
 
 from data_pipeline.annotations import read_annotations
 from data_pipeline.errors import InputError
-from data_pipeline.shards import FeatureSet
+from data_pipeline.features.shards import FeatureSet
 from tests.benchmarks import linear_probe
 from tests.benchmarks.generated_features import FeatureConfig, generate, provenance
 from trainer import main as trainer

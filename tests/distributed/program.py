@@ -14,11 +14,11 @@ from unittest import mock
 
 import torch._dynamo  # the first optimizer of a process imports it: seconds  # noqa: F401
 
-import trainer.loop
+import trainer.training.loop
 from trainer.main import main
 
 ROOT = Path(__file__).parents[2]
-original = trainer.loop.gradient
+original = trainer.training.loop.gradient
 
 
 def noted(learner, criterion, batch, accelerator, config, state):
@@ -42,7 +42,7 @@ def noted(learner, criterion, batch, accelerator, config, state):
 
 def noting_main(flags):
     """The trainer's main, noting pairs; only for a process of its own."""
-    trainer.loop.gradient = noted
+    trainer.training.loop.gradient = noted
     return main(flags)
 
 

@@ -17,7 +17,7 @@ from tests.kubernetes.training_in_containers import train
 LOADS = """
 import json, os, pathlib, re, subprocess, tempfile
 import deepspeed, torch, triton, xformers
-from model.attention import check_backend
+from model.layers.attention import check_backend
 from triton.backends.nvidia import driver
 
 check_backend("xformers")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer import results
+from trainer.judging import results
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

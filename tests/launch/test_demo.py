@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline.encoding import VideoFeatures
 from data_pipeline.errors import InputError
+from data_pipeline.extraction.encoding import VideoFeatures
 from launch import demo
 from launch.demo_videos import Videos, find_examples
-from trainer.predict import Grounding
+from trainer.inference.predict import Grounding
 
 
 def film(path: Path, seconds: int = 4, codec: str = "libx264") -> Path:

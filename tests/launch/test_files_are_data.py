@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_pipeline.importing import ImportConfig
+from data_pipeline.extraction.importing import ImportConfig
 from launch import convert_internvideo2, extract, import_features, parameters, profile, quickstart
-from model.sdst import SDSTConfig
+from model.sdst.sdst import SDSTConfig
 from trainer import main as training
 from trainer.cli import load_config
 from trainer.config import Config
-from trainer.pretrained import Export
+from trainer.inference.pretrained import Export
 
 COMMANDS = {
     training.main: Config,

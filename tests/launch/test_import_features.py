@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline.shards import FeatureSet
-from data_pipeline.verify import read_failures
+from data_pipeline.features.shards import FeatureSet
+from data_pipeline.features.verify import read_failures
 from launch import import_features
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

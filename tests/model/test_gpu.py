@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from model.losses import Criterion, LossConfig
-from tests.model.test_deformable_triton import COMPARE, python
-from tests.model.test_internvideo2 import SMALL, build, clips
+from model.objective.losses import Criterion, LossConfig
+from tests.model.backbones.test_internvideo2 import SMALL, build, clips
+from tests.model.layers.test_deformable_triton import COMPARE, python
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),

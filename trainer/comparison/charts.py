@@ -1,12 +1,12 @@
-"""Intervals and trade-offs of several runs as inline SVG, in the manner of trainer.charts."""
+"""Intervals and trade-offs of several runs as inline SVG, as `trainer.pictures.charts`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from trainer.charts import BOTTOM, TOP, Axes, apart, open_svg, rounded, short
-from trainer.timeline import ticks
+from trainer.pictures.charts import BOTTOM, TOP, Axes, apart, open_svg, rounded, short
+from trainer.pictures.timeline import ticks
 
 COLOURS = 6  # lines that are told apart by colour; further runs are drawn in grey
 LETTERS = 15  # of a run's name beside a chart

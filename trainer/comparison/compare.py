@@ -12,7 +12,7 @@ from data_pipeline.errors import InputError
 from trainer.comparison.runs import COSTS, FinishedRun
 from trainer.metrics.bootstrap import Difference, Interval, interval, resample
 from trainer.metrics.ragged import Floats
-from trainer.report import HEADLINES
+from trainer.pictures.report import HEADLINES
 
 
 @dataclass(frozen=True)

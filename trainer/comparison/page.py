@@ -7,15 +7,15 @@ from typing import Any
 from markupsafe import Markup
 
 from data_pipeline.annotations import Annotation
-from trainer.charts import Series, line_chart
 from trainer.comparison.breakdown import breakdown
 from trainer.comparison.charts import COLOURS, Point, cut, interval_chart, scatter_chart
 from trainer.comparison.compare import Comparison, Group
 from trainer.comparison.runs import COSTS, FinishedRun
 from trainer.comparison.versus import versus
-from trainer.pages import write_page
-from trainer.report import HEADLINES
-from trainer.run_files import points
+from trainer.pictures.charts import Series, line_chart
+from trainer.pictures.pages import write_page
+from trainer.pictures.report import HEADLINES
+from trainer.tracking.run_files import points
 
 ROWS_DRAWN = 20  # runs in a chart of intervals; the tables have all
 OPPONENTS = 3  # groups whose queries are compared one by one with the baseline's

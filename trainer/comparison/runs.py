@@ -15,8 +15,8 @@ from data_pipeline.errors import InputError
 from trainer.config import CARRIED_OUT
 from trainer.metrics import Evaluation
 from trainer.metrics.storage import read_evaluation
-from trainer.run_files import Records, is_number, read_records, read_result
-from trainer.tracking import flatten
+from trainer.tracking.run_files import Records, is_number, read_records, read_result
+from trainer.tracking.tracking import flatten
 
 FILES = (
     "config.yaml",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from trainer.comparison.compare import Comparison, Figure, Group
 from trainer.metrics.bootstrap import LEVEL
-from trainer.pages import signed
+from trainer.pictures.pages import signed
 
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",

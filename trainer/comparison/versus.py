@@ -8,8 +8,8 @@ import numpy as np
 
 from data_pipeline.annotations import Annotation
 from trainer.comparison.compare import Group
-from trainer.examples import draw_example, pair_up
 from trainer.metrics import Evaluation
+from trainer.pictures.examples import draw_example, pair_up
 
 FOUND = "R1@0.5"
 EXAMPLES = 3

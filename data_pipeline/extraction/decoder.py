@@ -1,0 +1,257 @@
+"""How do videos become pieces of frames on actors of their own, a bounded number of them waiting?
+
+An encoder has decoders that work ahead of it on different videos. Each holds back when two pieces
+of a video wait to be taken: what is in memory does not depend on how long videos are. A video that
+kills its decoder, or on which it hangs, costs that decoder and nothing else.
+"""
+
+import shutil
+import tempfile
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from data_pipeline.errors import InputError
+from data_pipeline.extraction.plan import find_video
+from data_pipeline.extraction.pool import cause_of
+from data_pipeline.features.writing import Failure
+from data_pipeline.storage import PART, Location, Source
+from data_pipeline.video import VideoError, VideoFile
+
+Frames = NDArray[np.uint8]
+
+PIECES_AHEAD = 2
+"""Pieces of a video that wait to be taken before its decoder holds back."""
+
+GRACE = 30.0
+"""Seconds beyond the time limit after which a decoder that says nothing is taken for stuck."""
+
+RETRIED = ("crash", "io")
+"""Classes of causes that may pass: the other failures are the file's own."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Attributes:
+    videos: folder of the videos, or its URL in an object store
+    clip_length, frames_per_clip, image_size: as in `VideoFile.clips`
+    time_limit: seconds that decoding one video may take
+    retries: times that a video is tried again whose decoder died or whose file could not be read
+    """
+
+    videos: Source
+    clip_length: float
+    frames_per_clip: int
+    image_size: int
+    time_limit: float
+    retries: int
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The last word on a video: its duration in seconds, and those that decoding took."""
+
+    duration: float
+    seconds: float
+
+
+class Decoder:
+    """The actor: decodes one video at a time."""
+
+    def __init__(self, decoding: Decoding) -> None:
+        self._decoding = decoding
+
+    def decode(self, vid: str) -> Iterator[Frames | Decoded | Failure]:
+        """Pieces (n, T, H, W, 3) of a video's clips, then Decoded; or at any point a Failure."""
+        decoding = self._decoding
+        spent, began = 0.0, time.perf_counter()
+        try:
+            video = find_video(decoding.videos, vid)
+            if video is None:
+                raise VideoError(f"{decoding.videos}/{vid}.*: no such video file", "missing")
+            with _on_disk(video) as path:
+                file = VideoFile(path, name=str(video))
+                for piece in file.clips(
+                    decoding.clip_length,
+                    decoding.frames_per_clip,
+                    decoding.image_size,
+                    time_limit=decoding.time_limit,
+                ):
+                    spent += time.perf_counter() - began
+                    yield piece
+                    began = time.perf_counter()
+        except VideoError as error:
+            yield Failure(vid, error.kind, str(error))
+        except InputError as error:  # of the storage
+            yield Failure(vid, "io", str(error))
+        except Exception as error:
+            # One video must not cost the others, whatever a damaged file trips in the decoder: it
+            # is recorded with its cause, and too many of them make the job fail.
+            cause = " ".join(str(error).split())
+            yield Failure(vid, "unexpected", f"{vid}: {type(error).__name__}: {cause}")
+        else:
+            yield Decoded(file.info.duration, spent + time.perf_counter() - began)
+
+
+@contextmanager
+def _on_disk(video: Location) -> Iterator[Path]:
+    """The video as a local file: one in a store is copied first, as a demuxer seeks to and fro."""
+    if video.local:
+        yield video.local
+        return
+    with tempfile.NamedTemporaryFile(suffix=f"-{video.name}") as copy:
+        with video.open() as stored:
+            shutil.copyfileobj(stored, copy, PART)
+        copy.flush()
+        yield Path(copy.name)
+
+
+@dataclass
+class _Stream:
+    """A video on a decoder, or next in line for it."""
+
+    words: Any
+    vid: str
+    skip: int
+    """Pieces that were taken from an earlier decoder of this video."""
+    taken: int = 0
+    silent: float = 0.0
+    """Seconds that we waited for its next word in vain."""
+    excused: bool = False
+    """Whether its decoder died of the video before it."""
+    told: bool = False
+    """Whether the last word was heard: what becomes of the decoder then is not the video's."""
+
+
+@dataclass
+class _Line:
+    """A decoder and the videos that it was given, the one that it decodes first.
+
+    The next one is there before its turn, or the decoder would stand still from its last word on a
+    video until its owner, who is encoding, has listened to it.
+    """
+
+    decoder: Any
+    streams: deque[_Stream] = field(default_factory=deque)
+
+
+VIDEOS_AHEAD = 2
+"""Videos that a decoder is given at a time."""
+
+
+class Decoders:
+    """The decoders of one encoder. They are restarted when they die, and end with their owner."""
+
+    def __init__(self, decoding: Decoding, count: int, cpus: float) -> None:
+        actor: Any = ray.remote(num_cpus=cpus, max_restarts=-1)(Decoder)
+        if not cpus:
+            # They share their encoder's processors: without this, Ray would put them anywhere, also
+            # on a head that is to do no work.
+            here = ray.get_runtime_context().get_node_id()
+            actor = actor.options(scheduling_strategy=NodeAffinitySchedulingStrategy(here, False))
+        self._decoding = decoding
+        self._lines = [_Line(actor.remote(decoding)) for _ in range(count)]
+        self._tries: Counter[str] = Counter()
+        self._pieces: Counter[str] = Counter()
+
+    def decode(self, vids: Sequence[str]) -> Iterator[tuple[str, Frames | Decoded | Failure]]:
+        """Decode videos, as many at once as there are decoders, the first ones first.
+
+        Yields pieces as they come, those of a video in order, and at the end of each video Decoded
+        or Failure, once. A video is tried again from its start, and goes on where it was.
+        """
+        self._tries.clear()
+        self._pieces.clear()
+        waiting = deque(vids)
+        while True:
+            self._deal(waiting)
+            # A decoder's words are heard in its order: so it is clear of which video it died.
+            heads = {line.streams[0].words: line for line in self._lines if line.streams}
+            if not heads:
+                return
+            began = time.monotonic()
+            ready, _ = ray.wait(list(heads), num_returns=1, timeout=1.0)
+            for words in ready:
+                yield from self._hear(heads[words], waiting)
+            if not ready:
+                yield from self._stop_stuck(time.monotonic() - began)
+
+    def _deal(self, waiting: deque[str]) -> None:
+        """Give videos to decoders, to each one that has none before any gets a second."""
+        for length in range(VIDEOS_AHEAD):
+            for line in self._lines:
+                if waiting and len(line.streams) == length:
+                    vid = waiting.popleft()
+                    words = line.decoder.decode.options(
+                        num_returns="streaming", _generator_backpressure_num_objects=PIECES_AHEAD
+                    ).remote(vid)
+                    line.streams.append(_Stream(words, vid, self._pieces[vid]))
+
+    def _hear(
+        self, line: _Line, waiting: deque[str]
+    ) -> Iterator[tuple[str, Frames | Decoded | Failure]]:
+        """Take a decoder's next word; at its death try the video again."""
+        stream = line.streams[0]
+        stream.silent = 0.0
+        try:
+            word = ray.get(next(stream.words))
+        except StopIteration:
+            line.streams.popleft()
+            return
+        except RayTaskError as error:
+            raise cause_of(error) from None
+        except RayError:  # the decoder, its node or what it had sent is gone; Ray restarts it
+            line.streams.popleft()
+            if stream.excused and not stream.told:
+                waiting.appendleft(stream.vid)
+                return
+            self._excuse(line)
+            if stream.told:
+                return
+            word = Failure(stream.vid, "crash", f"{stream.vid}: its decoder died")
+        stream.told = not isinstance(word, np.ndarray)
+        if not stream.told:
+            stream.taken += 1
+            if stream.taken > stream.skip:
+                self._pieces[stream.vid] += 1
+                yield stream.vid, word
+        elif isinstance(word, Failure) and self._try_again(word):
+            waiting.appendleft(stream.vid)
+        else:
+            yield stream.vid, word
+
+    def _excuse(self, line: _Line) -> None:
+        """The others in line are lost with their decoder, through no fault of theirs."""
+        for stream in line.streams:
+            stream.excused = True
+
+    def _try_again(self, failure: Failure) -> bool:
+        self._tries[failure.vid] += 1
+        return failure.kind in RETRIED and self._tries[failure.vid] <= self._decoding.retries
+
+    def _stop_stuck(self, waited: float) -> Iterator[tuple[str, Failure]]:
+        """A call into a decoder that does not return is ended with its process."""
+        patience = self._decoding.time_limit + GRACE
+        for line in self._lines:
+            if not line.streams:
+                continue
+            stream = line.streams[0]
+            stream.silent += waited
+            if stream.silent > patience:
+                ray.kill(line.decoder, no_restart=False)
+                line.streams.popleft()
+                self._excuse(line)
+                if stream.told:
+                    continue
+                cause = f"{stream.vid}: a single decoding step took over {patience:g} s"
+                yield stream.vid, Failure(stream.vid, "too slow", cause)

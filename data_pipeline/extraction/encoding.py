@@ -1,0 +1,355 @@
+"""How do a video and a sentence become features? One code path, for extraction and prediction."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import metadata
+from itertools import chain
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data_pipeline.errors import InputError
+from data_pipeline.extraction.weights import find_file, read_weights
+from data_pipeline.features.samples import Half
+from data_pipeline.features.shards import Provenance
+from data_pipeline.storage import Location
+from data_pipeline.video import VideoFile, clip_count
+from model.backbones import (
+    TextEncoder,
+    VideoEncoder,
+    resolve_layers,
+    text_encoder,
+    video_encoder,
+)
+
+Key = TypeVar("Key")
+Module = TypeVar("Module", VideoEncoder, TextEncoder)
+Frames = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Attributes:
+    video: registered name of the video encoder
+    video_layers: its layers to keep, from shallow to deep; negative ones count from the deepest
+    video_weights: .safetensors or .pt file; default: the weights in the encoder's package
+    video_options: further options of the encoder
+    text: registered name of the text encoder
+    text_layers: its layers to keep
+    text_weights: as `video_weights`
+    text_options: as `video_options`
+    tokenizer: a Hugging Face tokenizer.json; default: the one in the encoder's package
+    clip_length: seconds of a clip
+    frames_per_clip: frames that the encoder sees of a clip; default: those it was trained with
+    arithmetic: floating-point type of the encoders' weights and inputs
+    device: `auto` is a CUDA device if there is one
+    batch: clips that the video encoder sees at once, always, so that no result depends on others
+    threads: processor threads of one encoder
+    """
+
+    video: str = "efficientnet-lite0"
+    video_layers: tuple[int, ...] = (-4, -3, -2, -1)
+    video_weights: Path | None = None
+    video_options: dict[str, Any] = field(default_factory=dict)
+    text: str = "all-minilm-l6-v2"
+    text_layers: tuple[int, ...] = (-4, -3, -2, -1)
+    text_weights: Path | None = None
+    text_options: dict[str, Any] = field(default_factory=dict)
+    tokenizer: Path | None = None
+    clip_length: float = 2.0
+    frames_per_clip: int | None = None
+    arithmetic: Literal["float32", "bfloat16"] = "float32"
+    device: str = "auto"
+    batch: int = 8
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.clip_length <= 0:
+            raise ValueError("encoder.clip_length must be a positive number of seconds")
+        if self.batch < 1 or self.threads < 1 or (self.frames_per_clip or 1) < 1:
+            raise ValueError(
+                "encoder.batch, encoder.threads and encoder.frames_per_clip must be at least 1"
+            )
+
+
+@dataclass(frozen=True)
+class VideoFeatures:
+    """`features` (L, K, Dv) of the clips of a video of `duration` seconds, or of a range of it."""
+
+    features: Half
+    duration: float
+    clip_length: float
+
+
+class FeatureEncoder:
+    """The frozen video and text encoders of a configuration, loaded when first used.
+
+    A clip's features are the same bytes whatever else is encoded with it: the batch always has
+    `batch` clips (the last one is filled up), a sentence is encoded alone, and the number of
+    threads is fixed while encoding.
+
+    Raises InputError for unknown encoders, options or layers, for an encoder whose package is not
+    installed, and for weights that are missing, unreadable or of another model.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        self.config = config
+        automatic = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = torch.device(automatic if config.device == "auto" else config.device)
+        self._dtype: torch.dtype = getattr(torch, config.arithmetic)
+        with torch.device("meta"):  # attributes only: a large model costs nothing here
+            video, text = self._build_video(), self._build_text()
+        self.frames_per_clip = config.frames_per_clip or video.frames_per_clip
+        self.image_size = video.image_size
+        self._mean, self._std = video.mean, video.std
+        self._video_layers = _layers("encoder.video_layers", config.video_layers, video.depth)
+        self._text_layers = _layers("encoder.text_layers", config.text_layers, text.depth)
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """How the features are made; hashes the weights."""
+        config, size = self.config, self.image_size
+        return Provenance(
+            video_encoder=config.video,
+            video_weights=Location(self._video_weights).sha256(),
+            video_layers=tuple(self._video_layers),
+            text_encoder=config.text,
+            text_weights=Location(self._text_weights).sha256(),
+            text_layers=tuple(self._text_layers),
+            tokenizer=Location(self._tokenizer).sha256(),
+            clip_length=config.clip_length,
+            frames_per_clip=self.frames_per_clip,
+            preprocessing=(
+                f"squeezed to {size} x {size} (bicubic), RGB / 255, mean {self._mean}, "
+                f"std {self._std}"
+            ),
+            arithmetic=config.arithmetic,
+            options={"video": config.video_options, "text": config.text_options},
+            version=package_version(),
+            batch=config.batch,
+            threads=config.threads,
+        )
+
+    def load(self) -> None:
+        """Load both encoders now."""
+        _ = self._video, self._text
+
+    def encode_video(
+        self,
+        path: str | Path,
+        start: float = 0.0,
+        end: float | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> VideoFeatures:
+        """Features of a video file, or of the clips from `start` to `end` seconds of it.
+
+        `progress` is told the share that is done, in [0, 1], after each clip; what it raises ends
+        the work. Raises InputError for a file that cannot be decoded.
+        """
+        video = VideoFile(path)
+        end = video.info.duration if end is None else min(end, video.info.duration)
+        clips = video.clips(
+            self.config.clip_length, self.frames_per_clip, self.image_size, start, end
+        )
+        if progress is not None:
+            total = clip_count(end - start, self.config.clip_length)
+            clips = _watched(clips, total, progress)
+        pieces: Iterator[Frames | None] = chain(clips, [None])
+        ((_, result),) = self.encode_clips((path, piece) for piece in pieces)
+        if isinstance(result, InputError):
+            raise result
+        return VideoFeatures(result, end - start, self.config.clip_length)
+
+    def encode_clips(
+        self, pieces: Iterable[tuple[Key, Frames | InputError | None]]
+    ) -> Iterator[tuple[Key, Half | InputError]]:
+        """Encode videos that arrive as pieces (n, T, H, W, 3) of clips, those of a video in order.
+
+        None ends a video, an InputError abandons it. Yields (L, K, Dv) or the error for each, as
+        soon as it is known. Clips of all videos share batches; a batch and the features of the
+        videos that have begun are all that is held.
+        """
+        begun: dict[Key, _Video[Key]] = {}
+        batch: list[tuple[_Video[Key], NDArray[np.uint8]]] = []
+        for key, piece in pieces:
+            video = begun.setdefault(key, _Video(key))
+            if isinstance(piece, InputError):
+                del begun[key]
+                batch = [item for item in batch if item[0] is not video]
+                yield key, piece
+                continue
+            if piece is None:
+                video.complete = True
+            else:
+                for clip in piece:
+                    batch.append((video, clip))
+                    video.waiting += 1
+                    if len(batch) == self.config.batch:
+                        self._encode_batch(batch)
+            for done in [v for v in begun.values() if v.complete and not v.waiting]:
+                del begun[done.key]
+                yield done.key, done.result()
+        self._encode_batch(batch)
+        for rest in begun.values():
+            yield rest.key, rest.result()
+
+    def encode_text(self, sentences: Sequence[str]) -> list[Half]:
+        """(T, K, Dt) of each sentence, T its own number of tokens."""
+        features = []
+        with self._arithmetic():
+            for sentence in sentences:
+                ids, mask = (x.to(self._device) for x in self._text.tokenize([sentence]))
+                encoded = self._text(ids, mask, self._text_layers)  # (1, T, K, Dt)
+                features.append(_half(encoded[0]))
+        return features
+
+    def _encode_batch(self, batch: "list[tuple[_Video[Key], NDArray[np.uint8]]]") -> None:
+        """Encode clips, hand each video its own, and empty the batch."""
+        if not batch:
+            return
+        first = batch[0][1]
+        clips = np.zeros((self.config.batch, *first.shape), dtype=np.uint8)
+        for row, (_, clip) in enumerate(batch):
+            clips[row] = clip
+        with self._arithmetic():
+            pixels = torch.from_numpy(clips).to(self._device)  # (B, T, H, W, 3)
+            frames = pixels.permute(0, 4, 1, 2, 3).float() / 255  # (B, 3, T, H, W)
+            frames = (frames - self._channels(self._mean)) / self._channels(self._std)
+            features = _half(self._video(frames.to(self._dtype), self._video_layers))  # (B, K, Dv)
+        for (video, _), row in zip(batch, features, strict=False):
+            video.add(row)
+            video.waiting -= 1
+        batch.clear()
+
+    def _channels(self, values: tuple[float, float, float]) -> Tensor:
+        return torch.tensor(values, device=self._device).view(3, 1, 1, 1)
+
+    @contextlib.contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """Without gradients, and with all that could change a sum's order fixed."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.config.threads)
+        try:
+            with (
+                torch.inference_mode(),
+                torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False),
+            ):
+                yield
+        finally:
+            torch.set_num_threads(threads)
+
+    @cached_property
+    def _video(self) -> VideoEncoder:
+        with torch.device("meta"):  # it takes the file's own tensors: nothing is held twice
+            encoder = self._build_video()
+        return self._load(encoder, self._video_weights)
+
+    @cached_property
+    def _text(self) -> TextEncoder:
+        with torch.device("meta"):
+            encoder = self._build_text()
+        return self._load(encoder, self._text_weights)
+
+    def _build_video(self) -> VideoEncoder:
+        with _faults(f"encoder.video {self.config.video}"):
+            return video_encoder(self.config.video, **self.config.video_options)
+
+    def _build_text(self) -> TextEncoder:
+        with _faults(f"encoder.text {self.config.text}"):
+            tokenizer = self._tokenizer.read_text(encoding="utf-8")
+            return text_encoder(self.config.text, tokenizer, **self.config.text_options)
+
+    def _load(self, encoder: Module, weights: Path) -> Module:
+        with _faults(str(weights)):
+            encoder.load_official(read_weights(weights))
+        return encoder.requires_grad_(False).eval().to(self._device, self._dtype)
+
+    @cached_property
+    def _video_weights(self) -> Path:
+        return find_file("video_weights", self.config.video_weights, self.config.video)
+
+    @cached_property
+    def _text_weights(self) -> Path:
+        return find_file("text_weights", self.config.text_weights, self.config.text)
+
+    @cached_property
+    def _tokenizer(self) -> Path:
+        return find_file("tokenizer", self.config.tokenizer, self.config.text)
+
+
+_BLOCK = 1024
+
+
+@dataclass(eq=False)
+class _Video(Generic[Key]):
+    """A video on its way through the encoder.
+
+    Rows go into blocks: kept one by one between the encoder's large temporaries, those of an hour
+    of video would hold the heap apart and memory would grow by a gigabyte.
+    """
+
+    key: Key
+    blocks: list[Half] = field(default_factory=list)
+    count: int = 0
+    waiting: int = 0
+    complete: bool = False
+
+    def add(self, row: Half) -> None:
+        """Keep the features (K, Dv) of the next clip."""
+        if self.count % _BLOCK == 0:
+            self.blocks.append(np.empty((_BLOCK, *row.shape), dtype=np.float16))
+        self.blocks[-1][self.count % _BLOCK] = row
+        self.count += 1
+
+    def result(self) -> Half | InputError:
+        features = np.concatenate(self.blocks)[: self.count]
+        if not np.isfinite(features).all():
+            return InputError(f"{self.key}: its features exceed float16; encode in float32?")
+        return features
+
+
+def _watched(
+    pieces: Iterable[Frames], total: int, progress: Callable[[float], None]
+) -> Iterator[Frames]:
+    """The clips one by one: the next is asked for when the batch with the last one is encoded."""
+    done = 0
+    for piece in pieces:
+        for row in range(len(piece)):
+            progress(done / total)
+            yield piece[row : row + 1]
+            done += 1
+    progress(1.0)
+
+
+def _half(x: Tensor) -> Half:
+    return x.to(torch.float16).cpu().numpy()
+
+
+def _layers(name: str, layers: Sequence[int], depth: int) -> list[int]:
+    try:
+        return resolve_layers(layers, depth)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+@contextlib.contextmanager
+def _faults(what: str) -> Iterator[None]:
+    """Faults of names, options, weights and installation as the user's."""
+    try:
+        yield
+    except (ValueError, TypeError, ImportError) as error:
+        raise InputError(f"{what}: {error}") from error
+
+
+def package_version() -> str:
+    """Version of the installed package; a checkout that is not installed has none."""
+    try:
+        return metadata.version("sdst")
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,87 @@
+"""How does a folder of videos become features, on one machine or a cluster?"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import ray
+
+from data_pipeline.errors import InputError
+from data_pipeline.extraction.decoder import Decoding
+from data_pipeline.extraction.encoding import EncoderConfig, FeatureEncoder
+from data_pipeline.extraction.job import JobConfig, Progress, Summary, make_shards
+from data_pipeline.extraction.pool import Workers
+from data_pipeline.extraction.worker import Extractor
+from data_pipeline.storage import Location
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionConfig(JobConfig):
+    """Attributes, beside those of `JobConfig`; a worker is an encoder with decoders of its own:
+    videos: folder of the videos, named by their ids, or its URL in an object store
+    encoder: what features are made of
+    gpus: GPUs of one encoder, 0.5 puts two on one
+    decoders: actors that decode for one encoder; default: one without a GPU, else a fair part of
+        the processors
+    time_limit: seconds that decoding one video may take
+    retries: times that a video is tried again whose decoder died or whose file could not be read
+    """
+
+    videos: str | Path
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    gpus: float = 0.0
+    decoders: int | None = None
+    time_limit: float = 600.0
+    retries: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gpus < 0 or self.time_limit <= 0 or self.retries < 0:
+            raise ValueError("gpus and retries must not be negative, time_limit positive")
+        if self.decoders is not None and self.decoders < 1:
+            raise ValueError("decoders must be at least 1")
+
+
+def extract(
+    config: ExtractionConfig, report: Callable[[Progress], None] = lambda _: None
+) -> Summary:
+    """Make what is missing of a feature set; `report` is called about once a second.
+
+    Raises InputError for bad inputs and for an output folder that holds another set,
+    ClusterLostError if Ray is gone before the end.
+    """
+    if not Location(config.videos).is_dir():
+        raise InputError(f"{config.videos}: no such folder of videos")
+    encoder = FeatureEncoder(config.encoder)
+    decoding = Decoding(
+        videos=config.videos,
+        clip_length=config.encoder.clip_length,
+        frames_per_clip=encoder.frames_per_clip,
+        image_size=encoder.image_size,
+        time_limit=config.time_limit,
+        retries=config.retries,
+    )
+    return make_shards(
+        config, encoder.provenance, config.videos, lambda: _workers(config, decoding), report
+    )
+
+
+def _workers(config: ExtractionConfig, decoding: Decoding) -> Workers:
+    """As many encoders, each with its decoders, as the cluster has room for."""
+    cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cpus, gpus = int(cluster.get("CPU", 0)), cluster.get("GPU", 0.0)
+    if config.gpus:
+        room = int(gpus / config.gpus)
+        if room < 1:
+            raise InputError("gpus: too few are known to Ray; set gpus to 0 or start Ray with them")
+        size = min(config.workers or room, room)
+        decoders = config.decoders or max(1, cpus // size - 1)
+        decoder_cpus = 1.0
+    else:
+        # An encoder that computes on a processor has its decoders beside it: what they take of the
+        # processor it would else spend on decoding itself, so they are not counted.
+        room = max(1, cpus)
+        size = min(config.workers or room, room)
+        decoders, decoder_cpus = config.decoders or 1, 0.0
+    arguments = (config.encoder, decoding, decoders, decoder_cpus, config.output)
+    return Workers(Extractor, arguments, size, gpus=config.gpus, encode_text=True)

@@ -1,0 +1,252 @@
+"""How does a plan of shards become a feature set, whatever fails on the way?
+
+The plan of shards follows from the inputs alone. One task makes one shard on one of a fixed number
+of actors. A shard is done if its index is there and agrees with its tar; an actor that dies costs
+its shard's work and nothing else; a video that cannot be read is recorded and the rest goes on. So
+the same inputs give the same bytes, and running again makes what is missing.
+"""
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.annotations import read_annotations
+from data_pipeline.errors import InputError
+from data_pipeline.extraction.job_folder import JobFolder
+from data_pipeline.extraction.plan import PlannedShard, ShardingConfig, plan_shards
+from data_pipeline.extraction.pool import Seconds, SentencesDone, VideoDone, WorkerPool, Workers
+from data_pipeline.extraction.ray_cluster import Watch
+from data_pipeline.extraction.ray_session import ray_session
+from data_pipeline.features.shards import Provenance, read_json
+from data_pipeline.features.writing import write_json, write_manifest
+from data_pipeline.storage import Location, Source
+from data_pipeline.video import clip_count
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobConfig:
+    """Attributes:
+    annotations: annotation rows of the split, JSONL
+    output: folder of the feature set, or its URL in an object store
+    split: its name, for the records; default: the name of the output folder
+    sharding: which videos share a shard
+    workers: actors that make shards; default: as many as there is room for
+    threshold: part of the videos that may fail before the job counts as failed
+    retry_failed: make shards with failed videos again
+    """
+
+    annotations: Path
+    output: str | Path
+    split: str | None = None
+    sharding: ShardingConfig = field(default_factory=ShardingConfig)
+    workers: int | None = None
+    threshold: float = 0.05
+    retry_failed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ValueError("workers must be at least 1")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError("threshold must be between 0 and 1")
+
+
+@dataclass
+class Progress:
+    """How far this run is. `seconds` since a worker was ready, `busy` summed over workers."""
+
+    videos: int
+    """Videos to do in this run."""
+    done: int = 0
+    clips: int = 0
+    failed: int = 0
+    sentences: int = 0
+    """Sentences to encode ahead of the shards that share them ..."""
+    sentences_done: int = 0
+    workers: int = 0
+    start_seconds: float = 0.0
+    """Until a worker was ready: Ray, its processes, their imports and the encoders' weights."""
+    seconds: float = 0.0
+    busy: Seconds = field(default_factory=Seconds)
+
+    def add(self, video: VideoDone, before: VideoDone | None) -> None:
+        """Count a video; `before` is what was heard of it earlier, from a worker that died."""
+        self.busy += video.seconds
+        for heard, sign in ((video, 1), (before, -1)):
+            if heard is not None:
+                self.done += sign
+                self.clips += sign * heard.clips
+                self.failed += sign * (heard.failure is not None)
+
+    @property
+    def seconds_left(self) -> float:
+        """Expected from the rate so far, once a video is done."""
+        return self.seconds / self.done * (self.videos - self.done)
+
+    @property
+    def utilisation(self) -> float:
+        """Part of the workers' time that the encoders run."""
+        return self.busy.encode / max(1e-9, self.seconds * self.workers)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run of the job found, did and left: the content of summary.json."""
+
+    split: str
+    videos: int
+    """Videos of the plan, of which ..."""
+    stored: int
+    """... are in shards."""
+    failures: dict[str, int]
+    """The others, by class of cause."""
+    queries: int
+    clips: int
+    bytes: int
+    shards: int
+    shards_made: int
+    """By this run; the others were there."""
+    lengths_differ: int
+    """Stored videos with over one clip more or less than the annotations' duration asks for."""
+    seconds: float
+    start_seconds: float
+    """Until a worker was ready ..."""
+    work_seconds: float
+    """... and from then to the last commit."""
+    workers: int
+    videos_per_second: float
+    clips_per_second: float
+    decode_seconds: float
+    encode_seconds: float
+    write_seconds: float
+    encoder_utilisation: float
+    failed: bool
+    """More videos failed than the threshold allows."""
+
+
+def make_shards(
+    config: JobConfig,
+    provenance: Provenance,
+    source: Source,
+    workers: Callable[[], Workers],
+    report: Callable[[Progress], None],
+) -> Summary:
+    """Make what is missing of a feature set; `report` is called about once a second.
+
+    `source` is where the videos come from, for messages. `workers` is asked once Ray is running and
+    there is something to do. Raises InputError for bad inputs and for an output folder that holds
+    another set, ClusterLostError if Ray is gone before the end.
+    """
+    began = time.perf_counter()
+    annotations = read_annotations(config.annotations)
+    shards = plan_shards(annotations, config.sharding, provenance.clip_length)
+    rows: dict[str, Any] = {
+        "name": config.annotations.name,
+        "sha256": Location(config.annotations).sha256(),
+        "videos": sum(len(shard.videos) for shard in shards),
+        "queries": len(annotations),
+    }
+    output = Location(config.output)
+    split = config.split or output.name
+    plan = {
+        "split": split,
+        "annotations": rows["sha256"],
+        "sharding": dataclasses.asdict(config.sharding),
+    }
+    folder = JobFolder(output, config.retry_failed)
+    with folder.held():
+        folder.claim(plan, provenance)
+        todo = folder.missing(shards)
+        progress = Progress(videos=sum(len(shard.videos) for shard in todo))
+        if todo:
+            start = time.perf_counter()
+            with ray_session(config.workers) as watch:
+                _run(folder, start, workers(), watch, todo, shards, progress, report)
+        indexes = [read_json(output / f"{shard.name}.json") for shard in shards]
+        folder.write_failures(indexes)
+        if not any(index["samples"] for index in indexes):
+            cause = indexes[0]["failures"][0]["cause"]
+            raise InputError(f"{source}: none of the videos can be used; the first: {cause}")
+        manifest = write_manifest(output, split, provenance, rows, indexes)
+        totals = manifest["totals"]
+        summary = Summary(
+            split=split,
+            videos=rows["videos"],
+            stored=totals["videos"],
+            failures=dict(Counter(f["kind"] for index in indexes for f in index["failures"])),
+            queries=totals["queries"],
+            clips=totals["clips"],
+            bytes=totals["bytes"],
+            shards=len(shards),
+            shards_made=len(todo),
+            lengths_differ=_lengths_differ(shards, indexes, provenance.clip_length),
+            seconds=time.perf_counter() - began,
+            start_seconds=progress.start_seconds,
+            work_seconds=progress.seconds,
+            workers=progress.workers,
+            videos_per_second=progress.done / max(1e-9, progress.seconds),
+            clips_per_second=progress.clips / max(1e-9, progress.seconds),
+            decode_seconds=progress.busy.decode,
+            encode_seconds=progress.busy.encode,
+            write_seconds=progress.busy.write,
+            encoder_utilisation=progress.utilisation,
+            failed=totals["failures"] > config.threshold * rows["videos"],
+        )
+        write_json(output / "summary.json", dataclasses.asdict(summary))
+    return summary
+
+
+def _run(
+    folder: JobFolder,
+    start: float,
+    workers: Workers,
+    watch: Watch,
+    todo: Sequence[PlannedShard],
+    shards: Sequence[PlannedShard],
+    progress: Progress,
+    report: Callable[[Progress], None],
+) -> None:
+    """Make shards on the running Ray, which began to start at `start`."""
+    workers = dataclasses.replace(workers, size=min(workers.size, len(todo)))
+    ahead = folder.missing_sentences(todo, shards) if workers.encode_text else []
+    progress.workers = workers.size
+    progress.sentences = sum(len(planned.sentences) for planned in ahead)
+    began = reported = time.perf_counter()
+    known: dict[str, VideoDone] = {}  # a video is heard of again if its worker died
+    with WorkerPool(workers, folder.is_done) as pool:
+        for heard in pool.make(ahead, todo):
+            watch.check()
+            now = time.perf_counter()
+            if not pool.ready:
+                began, progress.start_seconds = now, now - start
+            progress.seconds = now - began
+            if isinstance(heard, VideoDone):
+                progress.add(heard, known.get(heard.vid))
+                known[heard.vid] = heard
+            elif isinstance(heard, SentencesDone):
+                progress.busy += heard.seconds
+                progress.sentences_done += heard.count
+            elif heard is not None:
+                progress.busy += heard
+            if now - reported > 1:
+                report(progress)
+                reported = now
+    report(progress)
+
+
+def _lengths_differ(
+    shards: Sequence[PlannedShard], indexes: Sequence[dict[str, Any]], clip_length: float
+) -> int:
+    expected = {
+        video.vid: clip_count(video.annotations[0].duration, clip_length)
+        for shard in shards
+        for video in shard.videos
+    }
+    return sum(
+        abs(sample["clips"] - expected[sample["vid"]]) > 1
+        for index in indexes
+        for sample in index["samples"]
+    )

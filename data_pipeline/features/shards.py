@@ -1,0 +1,276 @@
+"""What does a set of stored features look like, and how is one sample of it read?
+
+    features/<split>/manifest.json     what the set is: provenance, annotations, shards with hashes
+    features/<split>/00000.tar         samples: one video with all its queries
+    features/<split>/00000.json        index of that tar, with its SHA-256; written after it
+    features/<split>/sentences/        left by extraction for its next run; no reader needs it
+
+A tar holds for each sample `<key>.video.npy` (L, K, Dv) float16, `<key>.text.npy` (tokens of all
+queries, K, Dt) float16 and `<key>.json`. The `webdataset` library reads it; `FeatureSet` reads
+single samples at their offsets. Nothing here unpickles.
+"""
+
+import dataclasses
+import json
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from types import TracebackType
+from typing import Any
+
+from data_pipeline.errors import InputError
+from data_pipeline.features.samples import Damaged, Sample, SampleEntry, parse_sample
+from data_pipeline.storage import Location, NotFound, Source
+
+LOG = logging.getLogger(__name__)
+
+FORMAT = 2
+"""Version of the layout above; readers refuse any other."""
+
+IMPORTED = "imported"
+"""In a provenance: features that others made and released, so that this is not known."""
+
+REMAKE = "remove it and run the extraction again"
+
+OPENED_AT_ONCE = 16
+"""Indexes that are asked for at the same time: a store takes its time to answer."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How features were made. Sets may be used together that agree in all but the last three.
+
+    Attributes:
+        video_encoder: registered name, or what an import says of its origin
+        video_weights: SHA-256 of the weights; None where features were imported
+        video_layers: chosen layers, counted from the shallowest
+        text_encoder, text_weights, text_layers: the same of the text encoder
+        tokenizer: SHA-256 of the tokenizer
+        clip_length: seconds
+        frames_per_clip: frames that the encoder sees of each clip, evenly spread
+        preprocessing: from decoded frames to the encoder's input, or `IMPORTED`
+        arithmetic: floating-point type that the encoders ran in, or `IMPORTED`
+        options: further options of the encoders
+        version: of this package
+        batch, threads: clips encoded at once and processor threads, of which the last bits depend;
+            None where they are not known
+    """
+
+    video_encoder: str
+    video_weights: str | None
+    video_layers: tuple[int, ...]
+    text_encoder: str
+    text_weights: str | None
+    text_layers: tuple[int, ...]
+    tokenizer: str | None
+    clip_length: float
+    frames_per_clip: int
+    preprocessing: str
+    arithmetic: str
+    options: dict[str, Any]
+    version: str
+    batch: int | None = None
+    threads: int | None = None
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Provenance":
+        """Raises TypeError or KeyError for an object that is not a provenance."""
+        layers = {name: tuple(value[name]) for name in ("video_layers", "text_layers")}
+        return cls(**(value | layers))
+
+    def differences(self, other: "Provenance") -> list[str]:
+        """What the features differ in, as `name: mine, not theirs`; empty if they agree."""
+        mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
+        return [
+            f"{name}: {mine[name]}, not {theirs[name]}"
+            for name in mine
+            if name not in ("version", "batch", "threads") and mine[name] != theirs[name]
+        ]
+
+    def summary(self) -> dict[str, str]:
+        """A few short lines for records and reports."""
+        rate = self.frames_per_clip / self.clip_length
+        return {
+            "video": _of_encoder(self.video_encoder, self.video_layers, self.video_weights),
+            "text": _of_encoder(self.text_encoder, self.text_layers, self.text_weights),
+            "clips": f"{self.clip_length:g} s, {self.frames_per_clip} frames ({rate:g} a second)",
+            "preprocessing": self.preprocessing,
+            "version": self.version,
+        }
+
+
+def _of_encoder(name: str, layers: tuple[int, ...], weights: str | None) -> str:
+    origin = f"weights {weights[:12]}" if weights else "imported"
+    return f"{name}, layers {', '.join(map(str, layers))}, {origin}"
+
+
+class FeatureSet:
+    """The features of one split, in a local folder or at a URL.
+
+    Opening it reads the manifest and the indexes. Raises InputError for a folder without a complete
+    set, an index that does not match its manifest, or a tar that is missing or of another size than
+    its index says. With `skip_damaged` such a tar is left for reading to find out, sample by
+    sample, and a shard without its index is left out, with a warning: `left_out` counts the pairs.
+    Hashing is for `launch.shards verify`.
+    """
+
+    def __init__(self, folder: Source, skip_damaged: bool = False) -> None:
+        self.folder = Location(folder)
+        path = self.folder / "manifest.json"
+        try:
+            self.manifest = read_json(path)
+        except NotFound as error:
+            raise InputError(f"{error}; extract the features of this split first") from error
+        self.left_out = 0
+        try:
+            self.provenance = Provenance.from_json(self.manifest["provenance"])
+            self.split: str = self.manifest["split"]
+            self.shards: list[dict[str, Any]] = self.manifest["shards"]
+            video, text = self.manifest["shapes"]["video"], self.manifest["shapes"]["text"]
+            self.video_shape = (int(video[0]), int(video[1]))  # K, Dv
+            self.text_shape = (int(text[0]), int(text[1]))  # K, Dt
+            with ThreadPoolExecutor(OPENED_AT_ONCE) as threads:
+                entries = list(
+                    threads.map(
+                        lambda number: self._entries(number, skip_damaged), range(len(self.shards))
+                    )
+                )
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path}: malformed ({error!r}); {REMAKE}") from error
+        self.samples = [entry for of_shard in entries for entry in of_shard]
+
+    def read(self, index: int) -> Sample:
+        """Sample `index` of the set, by one read of its bytes.
+
+        Raises Damaged that names shard and sample where these are not what was written.
+        """
+        entry = self.samples[index]
+        with self.named(entry):
+            data = self.path(entry.shard).read_range(entry.offset, entry.size)
+            return parse_sample(
+                data, entry, self.provenance.clip_length, self.video_shape, self.text_shape
+            )
+
+    def named(self, entry: SampleEntry) -> "Named":
+        """A context that turns the faults of a sample's bytes into Damaged."""
+        return Named(self, entry)
+
+    def path(self, shard: int) -> Location:
+        """The tar of a shard."""
+        return self.folder / f"{self.shards[shard]['name']}.tar"
+
+    def check_widths(self, video: int, text: int) -> None:
+        """Raises InputError unless Dv is `video` and Dt is `text`."""
+        if (self.video_shape[1], self.text_shape[1]) != (video, text):
+            raise InputError(
+                f"{self.folder}: features are {self.video_shape[1]} (video) and "
+                f"{self.text_shape[1]} (text) wide, the model expects {video} and {text}; set "
+                "model.video_width and model.text_width to those of the features"
+            )
+
+    def check_same_features(self, other: "FeatureSet") -> None:
+        """Raises InputError unless both sets were made the same way."""
+        differences = self.provenance.differences(other.provenance)
+        if differences:
+            raise InputError(
+                f"{self.folder} and {other.folder} hold different features ({differences[0]}); "
+                "extract both with one configuration"
+            )
+
+    @cached_property
+    def pairs(self) -> int:
+        """Number of (video, query) pairs."""
+        return sum(len(sample.queries) for sample in self.samples)
+
+    def _entries(self, number: int, skip_damaged: bool) -> list[SampleEntry]:
+        """The samples of a shard, from its index."""
+        try:
+            index = self._index(self.shards[number])
+            entries = [SampleEntry.from_json(entry, number) for entry in index["samples"]]
+        except InputError as error:
+            if not skip_damaged:
+                raise
+            LOG.warning("%s; its %d pairs are left out", error, self.shards[number]["queries"])
+            self.left_out += self.shards[number]["queries"]
+            return []
+        if not skip_damaged:
+            self._check_tar(self.path(number), index)
+        return entries
+
+    def _index(self, shard: dict[str, Any]) -> dict[str, Any]:
+        path = self.folder / f"{shard['name']}.json"
+        try:
+            index = read_json(path)
+        except NotFound as error:
+            raise InputError(
+                f"{path}: the shard's index is missing; run the extraction again"
+            ) from error
+        if index["sha256"] != shard["sha256"]:
+            raise InputError(f"{path}: is not the shard that manifest.json lists; {REMAKE}")
+        shapes = {"video": list(self.video_shape), "text": list(self.text_shape)}
+        if index["samples"] and index["shapes"] != shapes:
+            raise InputError(
+                f"{path}: features are {index['shapes']} and not {shapes} as manifest.json says; "
+                f"{REMAKE}"
+            )
+        return index
+
+    def _check_tar(self, tar: Location, index: dict[str, Any]) -> None:
+        try:
+            size = tar.size()
+        except NotFound as error:
+            raise InputError(f"{tar}: the shard is missing; run the extraction again") from error
+        if size != index["bytes"]:
+            raise InputError(f"{tar}: holds {size} bytes and not {index['bytes']}; {REMAKE}")
+
+
+class Named:
+    """The context in which bytes of a sample are read: it names the shard and the sample to faults.
+
+    A class and no generator, which costs more: it is entered three times for each pair.
+    """
+
+    __slots__ = ("_entry", "_features")
+
+    def __init__(self, features: FeatureSet, entry: SampleEntry) -> None:
+        self._features, self._entry = features, entry
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            return
+        if isinstance(error, NotFound | FileNotFoundError):
+            raise self._damaged("the shard is missing") from error
+        if isinstance(error, InputError):  # named already, or of the store and not of the sample
+            return
+        if isinstance(error, OSError):
+            raise self._damaged(f"cannot be read: {error.strerror}") from error
+        if isinstance(error, KeyError | TypeError | ValueError):
+            raise self._damaged(str(error)) from error
+
+    def _damaged(self, fault: str) -> Damaged:
+        shard, vid = self._features.path(self._entry.shard), self._entry.vid
+        return Damaged(f"{shard}: sample {vid!r}: {fault}; {REMAKE}")
+
+
+def read_json(path: Source) -> dict[str, Any]:
+    """The object in one of our JSON files; InputError if it is unreadable or of another format."""
+    try:
+        value = json.loads(Location(path).read_bytes())
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); {REMAKE}") from error
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise InputError(f"{path}: not of format {FORMAT}; extract with this version again")
+    return value

@@ -1,0 +1,108 @@
+"""Is a set of feature shards whole: as its manifest says, and with all that was asked for?"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_pipeline.annotations import Annotation, read_annotations
+from data_pipeline.errors import InputError
+from data_pipeline.features.samples import Sample
+from data_pipeline.features.shards import FeatureSet
+from data_pipeline.storage import Location, Source
+from data_pipeline.video import clip_count
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault in one line that names shard and sample."""
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+def verify(folder: Source, annotations: str | Path | None = None) -> Iterator[Fault]:
+    """Read everything and yield what is wrong: hashes, shapes, values, clip counts, coverage.
+
+    With `annotations`, every row must be stored as it is, or its video recorded in failures.jsonl.
+    Raises InputError for a folder that is no feature set.
+    """
+    features = FeatureSet(folder)
+    for number, shard in enumerate(features.shards):
+        path = features.path(number)
+        digest = path.sha256()
+        if digest != shard["sha256"]:
+            yield Fault(str(path), f"SHA-256 is {digest}, the manifest has {shard['sha256']}")
+    stored: dict[int | str, Annotation] = {}
+    for index, entry in enumerate(features.samples):
+        where = f"{features.path(entry.shard)}: sample {entry.vid!r}"
+        try:
+            sample = features.read(index)
+        except InputError as error:
+            yield Fault(str(features.path(entry.shard)), str(error).partition(": ")[2])
+            continue
+        yield from (Fault(where, what) for what in _faults(sample, features))
+        for query in sample.queries:
+            qid = query.annotation.qid
+            if qid in stored:
+                yield Fault(where, f"qid {qid!r} is stored twice")
+            stored[qid] = query.annotation
+    counts = {
+        "videos": len(features.samples),
+        "queries": features.pairs,
+        "clips": sum(entry.clips for entry in features.samples),
+        "bytes": sum(shard["bytes"] for shard in features.shards),
+    }
+    manifest = str(features.folder / "manifest.json")
+    for name, number in counts.items():
+        total = features.manifest["totals"][name]
+        if total != number:
+            yield Fault(manifest, f"its total of {name} is {total}, its shards hold {number}")
+    for vid, times in Counter(entry.vid for entry in features.samples).items():
+        if times > 1:
+            yield Fault(str(features.folder), f"video {vid!r} is stored {times} times")
+    if annotations is not None:
+        yield from _coverage(folder, annotations, stored)
+
+
+def _faults(sample: Sample, features: FeatureSet) -> Iterator[str]:
+    if sample.video.shape[1:] != features.video_shape:
+        yield f"video features are {sample.video.shape}, expected (L, *{features.video_shape})"
+    if sample.text.shape[1:] != features.text_shape:
+        yield f"text features are {sample.text.shape}, expected (T, *{features.text_shape})"
+    for name, array in (("video", sample.video), ("text", sample.text)):
+        if not np.isfinite(array).all():
+            yield f"{name} features hold values that are not finite"
+    expected = clip_count(sample.duration, sample.clip_length)
+    if len(sample.video) != expected:
+        yield f"{len(sample.video)} clips, its {sample.duration:.2f} s make {expected}"
+
+
+def _coverage(
+    folder: Source, annotations: str | Path, stored: dict[int | str, Annotation]
+) -> Iterator[Fault]:
+    failed = {row["vid"] for row in read_failures(folder)}
+    wanted = read_annotations(annotations)
+    for annotation in wanted:
+        where = f"{annotations}: qid {annotation.qid!r}"
+        if annotation.qid in stored:
+            if stored[annotation.qid] != annotation:
+                yield Fault(where, "is stored with other contents")
+        elif annotation.vid not in failed:
+            yield Fault(where, f"video {annotation.vid!r} is neither stored nor in failures.jsonl")
+    for qid in stored.keys() - {annotation.qid for annotation in wanted}:
+        yield Fault(str(folder), f"qid {qid!r} is stored and not in {annotations}")
+
+
+def read_failures(folder: Source) -> list[dict[str, str]]:
+    """Rows of failures.jsonl; none where there is no such file."""
+    path = Location(folder) / "failures.jsonl"
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_bytes().decode().splitlines()]

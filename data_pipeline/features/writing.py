@@ -1,0 +1,204 @@
+"""How is a shard written: complete or not at all, with bytes that its inputs determine?"""
+
+import dataclasses
+import hashlib
+import json
+import tarfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.errors import InputError
+from data_pipeline.features.samples import (
+    MEMBERS,
+    Checksums,
+    Half,
+    Sample,
+    SampleEntry,
+    checksum,
+    is_finite,
+    npy_header,
+)
+from data_pipeline.features.shards import FORMAT, Provenance
+from data_pipeline.storage import Location, Source
+
+_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
+_BLOCK = tarfile.BLOCKSIZE
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A video that is in no shard: its id, a class to count by, and the cause in one line."""
+
+    vid: str
+    kind: str
+    cause: str
+
+
+def sample_key(vid: str) -> str:
+    """Name of a sample in its tar: the id with all but a-z, 0-9, - and _ percent-encoded.
+
+    `webdataset` ends a key at the first dot and some file systems do not tell upper from lower
+    case: with neither in the key, different ids keep different keys wherever a tar is unpacked.
+    """
+    return "".join(chr(b) if b in _PLAIN else f"%{b:02x}" for b in vid.encode())
+
+
+class ShardWriter:
+    """Writes one shard, on a disk or in an object store; `commit` lets it appear, its index last.
+
+    A shard exists if and only if its index does. Headers carry no time and no owner, members stand
+    in a fixed order: equal samples make equal bytes. Used in a `with` statement, it removes what
+    was not committed.
+    """
+
+    def __init__(self, folder: Source, name: str) -> None:
+        self._folder, self._name = Location(folder), name
+        self._file = (self._folder / f"{name}.tar").create()
+        self._hash = hashlib.sha256()
+        self._offset = 0
+        self._entries: list[SampleEntry] = []
+        self._shapes: dict[str, list[int]] = {}
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.discard()
+
+    def add(self, sample: Sample) -> None:
+        """Append a sample; raises InputError if its layers or widths are not the shard's."""
+        shapes = {
+            "video": list(sample.video.shape[1:]),
+            "text": list(sample.text.shape[1:]),
+        }
+        if self._entries and shapes != self._shapes:
+            raise InputError(
+                f"{self._folder}: video {sample.vid!r} has features {shapes}, others of its shard "
+                f"{self._shapes}; extract all with one configuration"
+            )
+        self._shapes = shapes
+        key, offset = sample_key(sample.vid), self._offset
+        data = {
+            "video.npy": _npy(sample.video),
+            "text.npy": _npy(sample.text),
+            "json": to_json(sample.details()).encode(),
+        }
+        members = {name: self._member(f"{key}.{name}", data[name]) for name in MEMBERS}
+        text = np.ascontiguousarray(sample.text)
+        texts = [text[slice(*query.tokens)] for query in sample.queries]
+        self._entries.append(
+            SampleEntry(
+                key=key,
+                vid=sample.vid,
+                shard=0,
+                offset=offset,
+                size=self._offset - offset,
+                clips=len(sample.video),
+                queries=tuple(query.tokens[1] - query.tokens[0] for query in sample.queries),
+                members=members,
+                checksums=Checksums(
+                    video=checksum(np.ascontiguousarray(sample.video)),
+                    text=tuple(checksum(part) for part in texts),
+                    json=checksum(data["json"]),
+                ),
+                finite=is_finite(sample.video) and is_finite(sample.text),
+            )
+        )
+
+    def commit(self, failures: Sequence[Failure] = ()) -> dict[str, Any]:
+        """Make the shard exist; returns its index."""
+        end = 2 * _BLOCK
+        self._write(bytes(end + -(self._offset + end) % tarfile.RECORDSIZE))
+        index = {
+            "format": FORMAT,
+            "name": self._name,
+            "sha256": self._hash.hexdigest(),
+            "bytes": self._offset,
+            "shapes": self._shapes,
+            "samples": [entry.to_json() for entry in self._entries],
+            "failures": [dataclasses.asdict(failure) for failure in failures],
+        }
+        path = self._folder / f"{self._name}.json"
+        path.unlink()  # of a shard that is made again: it would describe another tar for a moment
+        self._file.commit()
+        write_json(path, index)
+        return index
+
+    def _member(self, name: str, data: bytes) -> tuple[int, int]:
+        info = tarfile.TarInfo(name)  # time, owner and group stay 0
+        info.size, info.mode = len(data), 0o644
+        self._write(info.tobuf(tarfile.GNU_FORMAT))
+        offset = self._offset
+        self._write(data)
+        self._write(bytes(-len(data) % _BLOCK))
+        return offset, len(data)
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._hash.update(data)
+        self._offset += len(data)
+
+
+def _npy(array: Half) -> bytes:
+    return npy_header(array.shape) + np.ascontiguousarray(array).tobytes()
+
+
+def to_json(value: Any) -> str:
+    """JSON with one spelling for one value."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def write_json(path: Source, value: Any) -> None:
+    """Write a JSON file, complete or not at all."""
+    write_text(path, to_json(value) + "\n")
+
+
+def write_text(path: Source, text: str) -> None:
+    """Write a text file, complete or not at all."""
+    Location(path).write_bytes(text.encode())
+
+
+def write_manifest(
+    folder: Source,
+    split: str,
+    provenance: Provenance,
+    annotations: dict[str, Any],
+    indexes: Iterable[dict[str, Any]],
+) -> dict[str, Any]:
+    """Write manifest.json, which makes a set of committed shards a data set; returns it.
+
+    `annotations` says which file the rows came from (`name`, `sha256`, `videos`, `queries`).
+    """
+    indexes = list(indexes)
+    filled = [index for index in indexes if index["samples"]]
+
+    def shard(index: dict[str, Any]) -> dict[str, Any]:
+        samples = index["samples"]
+        return {
+            "name": index["name"],
+            "sha256": index["sha256"],
+            "bytes": index["bytes"],
+            "videos": len(samples),
+            "queries": sum(len(sample["queries"]) for sample in samples),
+            "clips": sum(sample["clips"] for sample in samples),
+            "failures": len(index["failures"]),
+        }
+
+    shards = [shard(index) for index in indexes]
+    manifest = {
+        "format": FORMAT,
+        "split": split,
+        "provenance": dataclasses.asdict(provenance),
+        "annotations": annotations,
+        "shapes": filled[0]["shapes"],
+        "shards": shards,
+        "totals": {
+            name: sum(shard[name] for shard in shards)
+            for name in ("videos", "queries", "clips", "bytes", "failures")
+        },
+    }
+    write_json(Location(folder) / "manifest.json", manifest)
+    return manifest

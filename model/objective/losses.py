@@ -1,0 +1,153 @@
+"""The training objective: set prediction of moments, highlights and alignment."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.profiler import record_function
+
+from model.objective.contrastive import alignment, draw_positive, sampled_nce
+from model.objective.matching import MatchingCost, match
+from model.objective.ranks import total, world_size
+from model.sdst.sdst import Prediction
+from model.spans import iou, pairwise_iou, to_edges
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weight of each term; the names are the keys of the loss dictionary."""
+
+    classification: float = 2.0
+    l1: float = 5.0
+    iou: float = 2.0
+    actionness: float = 4.0
+    saliency: float = 0.1
+    alignment_batch: float = 0.1
+    alignment_layers: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, weight in asdict(self).items():
+            if weight < 0:
+                raise ValueError(f"{name} is {weight!r}: make it 0 or more")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The objective. `supervise`: every recurrence step, or only the last.
+
+    alpha, gamma: of the focal loss; temperature: of the three contrastive terms.
+    """
+
+    weights: LossWeights = field(default_factory=LossWeights)
+    matching: MatchingCost = field(default_factory=MatchingCost)
+    supervise: Literal["all", "last"] = "all"
+    alpha: float = 0.25
+    gamma: float = 2.0
+    temperature: float = 0.07
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is {self.temperature!r}: make it positive")
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha is {self.alpha!r}: make it between 0 and 1")
+        if self.supervise not in ("all", "last"):
+            raise ValueError(f"supervise is {self.supervise!r}: make it 'all' or 'last'")
+
+
+class Criterion(nn.Module):
+    """Weighted sum of all terms.
+
+    On several ranks the average of the ranks' gradients (as DistributedDataParallel takes it) is
+    the gradient of the whole batch on one rank: counts are summed over the ranks and contrastive
+    terms see the global batch. Every rank must hold equally many pairs.
+    """
+
+    def __init__(self, config: LossConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(
+        self,
+        prediction: Prediction,
+        windows: Tensor,
+        window_mask: Tensor,
+        saliency: Tensor,
+        video_mask: Tensor,
+        draw: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """windows (B, N, 2) centre-width in [0, 1], window_mask (B, N), saliency (B, L) above 0
+        for relevant clips, video_mask (B, L) -> (total, unweighted terms), float32 scalars.
+
+        `draw` (B,) uniform in [0, 1) chooses the positive clip of each pair; drawn here by default.
+        Terms of several steps are summed over the steps. Pairs without a relevant clip are left
+        out of the contrastive terms, pairs without a window teach the queries to stay silent.
+        """
+        if draw is None:
+            draw = torch.rand(len(windows), device=windows.device)
+        with torch.autocast(windows.device.type, enabled=False):
+            losses = self._moments(prediction, windows.float(), window_mask)
+            losses |= self._highlights(prediction, saliency.float(), video_mask, draw)
+        weights = asdict(self.config.weights)
+        # A term without a weight, or the reverse, would silently drop out of training.
+        assert losses.keys() == weights.keys(), losses.keys() ^ weights.keys()
+        return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum(), losses
+
+    def _moments(
+        self, prediction: Prediction, windows: Tensor, window_mask: Tensor
+    ) -> dict[str, Tensor]:
+        first = 0 if self.config.supervise == "all" else -1
+        logits, spans = prediction.logits[first:].float(), prediction.spans[first:].float()
+        if windows.shape[1] == 0:  # one masked column, so that there is something to index
+            windows, window_mask = F.pad(windows, (0, 0, 0, 1)), F.pad(window_mask, (0, 1))
+        segments = total(window_mask.sum()).clamp(min=1) / world_size()
+
+        with record_function("matching"):
+            window = match(logits, spans, windows, window_mask, self.config.matching)  # (S, B, M)
+        matched = window >= 0
+        index = window.clamp(min=0)[..., None].expand(-1, -1, -1, 2)
+        target = windows.expand(len(spans), -1, -1, -1).gather(2, index)  # (S, B, M, 2)
+
+        focal = focal_loss(logits, matched, self.config.alpha, self.config.gamma)
+        distance = (spans - target).abs().sum(-1)  # (S, B, M)
+        overlap = iou(to_edges(spans), to_edges(target))  # (S, B, M)
+        return {
+            "classification": focal.sum() / segments,
+            "l1": torch.where(matched, distance, 0.0).sum() / segments,
+            "iou": torch.where(matched, 1 - overlap, 0.0).sum() / segments,
+            "actionness": actionness_loss(
+                prediction.actionness, spans[-1].detach(), windows, window_mask
+            ),
+        }
+
+    def _highlights(
+        self, prediction: Prediction, saliency: Tensor, video_mask: Tensor, draw: Tensor
+    ) -> dict[str, Tensor]:
+        scale = 1 / self.config.temperature
+        clip, valid = draw_positive(saliency, video_mask, draw)  # (B,) each
+        index = clip[None, :, None, None].expand(len(prediction.clips), -1, -1, 1)
+        positive = prediction.clips.take_along_dim(index, 2).squeeze(2)  # (U, B, F)
+        batch, layers = alignment(positive, prediction.sentences, valid, scale)
+        nce = sampled_nce(prediction.saliency, saliency, video_mask, clip, valid, scale)
+        return {"saliency": nce, "alignment_batch": batch, "alignment_layers": layers}
+
+
+def focal_loss(logits: Tensor, positive: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Focal loss of each logit (Lin et al. 2017), elementwise; positive is bool, same shape."""
+    sign = torch.where(positive, 1.0, -1.0)
+    log_right = F.logsigmoid(sign * logits)  # log probability of the right answer
+    weight = torch.where(positive, alpha, 1 - alpha) * (-sign * logits).sigmoid() ** gamma
+    return -weight * log_right
+
+
+def actionness_loss(
+    logits: Tensor | None, spans: Tensor, windows: Tensor, window_mask: Tensor
+) -> Tensor:
+    """L1 between sigmoid(logits) (B, M) and the best IoU of each span (B, M, 2) with a window
+    (B, N, 2) of its own video, 0 without windows; mean over all. 0 without an actionness head."""
+    if logits is None:
+        return spans.new_zeros(())
+    overlap = pairwise_iou(to_edges(spans), to_edges(windows))  # (B, M, N)
+    best = overlap.masked_fill(~window_mask[:, None], 0.0).amax(-1)  # (B, M)
+    return F.l1_loss(logits.float().sigmoid(), best)

@@ -1,0 +1,164 @@
+"""Sparse-Dense Side-Tuner (Pujol-Perich et al., ICCV 2025): moments and highlights of a sentence.
+
+for each step s with its feature layer l:
+    D    := dense(D, V_l, T_l)             clips
+    H    := sparse(H, R, D, T_l)           queries
+    R    := sigmoid(logit(R) + span(H))    references, detached between steps
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import SDSTConfig
+from model.layers.attention import check_backend
+from model.layers.deformable import check_kernel
+from model.layers.inputs import AttentionPooling, InputProjection, clip_endpoints, sinusoids
+from model.sdst.dense import DenseStream
+from model.sdst.heads import ActionnessHead, ClassHead, ReferenceHead, SpanHead
+from model.sdst.rdsa import DeformableAttention
+from model.sdst.sparse import SparseStream
+
+__all__ = ["SDST", "Prediction", "SDSTConfig"]
+
+
+class Prediction(NamedTuple):
+    """Outputs of SDST. A named tuple, so that DDP, FSDP and torch.compile see the tensors inside.
+
+    U counts the distinct layers among the S steps. With query dropout, M is what is left in
+    training. Spans and scores are float32 whatever the precision of the model.
+    """
+
+    logits: Tensor  # (S, B, M) relevance of each query after each step
+    spans: Tensor  # (S, B, M, 2) centre, width in [0, 1]
+    actionness: Tensor | None  # (B, M) logits, of the last spans
+    saliency: Tensor  # (B, L) cosine of clip and sentence, in [-1, 1]
+    clips: Tensor  # (U, B, L, F) projected clips, for the alignment losses
+    sentences: Tensor  # (U, B, F) pooled projected text
+    queries: Tensor  # (B, M) which learned query each column is
+
+    def scores(self) -> Tensor:
+        """Confidence of each final span: relevance times actionness -> (B, M) in [0, 1]."""
+        relevance = self.logits[-1].sigmoid()
+        return relevance if self.actionness is None else relevance * self.actionness.sigmoid()
+
+    def usage(self, queries: int) -> Tensor:
+        """Share of the pairs whose best span each of the `queries` made -> (queries,), sums to 1.
+
+        A few large entries are query collapse.
+        """
+        best = self.scores().argmax(1, keepdim=True)  # (B, 1)
+        winner = self.queries.gather(1, best).flatten()  # (B,)
+        return torch.bincount(winner, minlength=queries) / len(winner)
+
+
+class SDST(nn.Module):
+    """The trainable part: everything between frozen features and predictions."""
+
+    def __init__(self, config: SDSTConfig) -> None:
+        super().__init__()
+        check_backend(config.attention_backend)
+        check_kernel(config.deformable_kernel)
+        self.config = config
+        width, dropout, norm = config.width, config.input_dropout, config.norm_kernel
+        endpoints = 2 if config.endpoints else 0
+        self.video = InputProjection(config.video_width, width, dropout, endpoints, norm)
+        self.text = InputProjection(config.text_width, width, dropout, norm_kernel=norm)
+        self.pooling = AttentionPooling(width)
+        self.dense = DenseStream(config)
+        self.sparse = SparseStream(config)
+        self.queries = nn.Embedding(config.queries, width)
+        self.reference = ReferenceHead(width)
+        self.classify = ClassHead(width)
+        self.span = SpanHead(width)
+        self.actionness = ActionnessHead(config) if config.actionness else None
+
+    def forward(
+        self, video: Tensor, video_mask: Tensor, text: Tensor, text_mask: Tensor
+    ) -> Prediction:
+        """video (B, L, K, Dv) and text (B, T, K, Dt) of any float type, masks (B, L) and (B, T).
+
+        Raises ValueError where `layers` asks for more than the K layers the features hold.
+        """
+        stored = self._stored_layers(video.shape[2], text.shape[2])
+        distinct = list(dict.fromkeys(stored))  # U layers, in the order of first use
+        uses = [distinct.index(layer) for layer in stored]  # step -> index into them
+
+        # What depends on a layer only is computed once per layer, all layers in one product.
+        endpoints = clip_endpoints(video_mask) if self.config.endpoints else None
+        clips = self.video(_select(video, distinct), endpoints)  # (U, B, L, F)
+        words = self.text(_select(text, distinct))  # (U, B, T, F)
+        sentences = self.pooling(words, text_mask)  # (U, B, F)
+        position = sinusoids(video.shape[1], self.config.width, video.device).to(clips.dtype)
+        placed = (clips + position).unbind(0)  # U x (B, L, F)
+        for_dense = self.dense.text_attention.project(words).unbind(0)  # U x (B, 2, H, T, Dh)
+        for_sparse = self.sparse.text_attention.project(words).unbind(0)
+
+        queries = self._choose_queries(video.shape[0], video.device)  # (B, M)
+        hidden = self.queries(queries)  # (B, M, F)
+        reference = self.reference(hidden)  # (B, M, 2) logits
+        dense, states, references = None, [], []
+        for step, layer in enumerate(uses):
+            dense = self.dense(
+                step, dense, placed[layer], video_mask, for_dense[layer], text_mask
+            )  # (B, L, F)
+            hidden = self.sparse(
+                hidden, reference.sigmoid(), dense, video_mask, for_sparse[layer], text_mask
+            )  # (B, M, F)
+            reference = reference + self.span(hidden)
+            states.append(hidden)
+            references.append(reference)
+            reference = reference.detach()
+
+        assert dense is not None  # the configuration has at least one layer
+        spans = torch.stack(references).sigmoid()  # (S, B, M, 2)
+        actionness = None
+        if self.actionness is not None:
+            actionness = self.actionness(dense, spans[-1], video_mask)
+        return Prediction(
+            logits=self.classify(torch.stack(states)).squeeze(-1),
+            spans=spans,
+            actionness=actionness,
+            saliency=F.cosine_similarity(dense.float(), sentences[uses[-1], :, None], dim=-1),
+            clips=clips,
+            sentences=sentences,
+            queries=queries,
+        )
+
+    def slow_parameters(self) -> list[nn.Parameter]:
+        """The offset and reference projections: they learn at a tenth of the rate (TadTR)."""
+        modules: list[nn.Module] = [self.reference]
+        modules += [m.offsets for m in self.modules() if isinstance(m, DeformableAttention)]
+        return [parameter for module in modules for parameter in module.parameters()]
+
+    def _stored_layers(self, video_layers: int, text_layers: int) -> list[int]:
+        """`config.layers` as indices from the front."""
+        if video_layers != text_layers:
+            raise ValueError(f"{video_layers} video but {text_layers} text feature layers")
+        stored = []
+        for layer in self.config.layers:
+            if not -video_layers <= layer < video_layers:
+                raise ValueError(
+                    f"layers holds {layer} but the features have {video_layers} layers: "
+                    f"use indices from {-video_layers} to {video_layers - 1}"
+                )
+            stored.append(layer % video_layers)
+        return stored
+
+    def _choose_queries(self, batch: int, device: torch.device) -> Tensor:
+        """All queries, or in training with query dropout a random subset per pair -> (B, M)."""
+        M = self.config.queries
+        if not self.training or self.config.query_dropout == 0:
+            return torch.arange(M, device=device).expand(batch, M)
+        keep = max(1, M - round(self.config.query_dropout * M))
+        return torch.rand(batch, M, device=device).topk(keep).indices
+
+
+def _select(features: Tensor, layers: list[int]) -> Tensor:
+    """(B, X, K, D) -> (U, B, X, D), layers first so that each is contiguous.
+
+    Stacked slices, because an index tensor would be one more copy from host to device.
+    """
+    return torch.stack([features[:, :, layer] for layer in layers])

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+import torch
+
+from data_pipeline.annotations import Annotation
+from data_pipeline.stream.batches import BatchBuffer, target_saliency, target_windows
+
+
+def annotate(*windows, saliency=None):
+    return Annotation("q", "a dog", "v", 20.0, windows, saliency)
+
+
+@pytest.mark.parametrize(
+    ("window", "edges"),
+    [
+        ((2, 6), (2, 6)),
+        ((6, 2), (2, 6)),  # inverted: swapped
+        ((5, 5), (4, 6)),  # shorter than a clip: widened about its centre
+        ((0, 1), (0, 2)),  # ... but not beyond the video
+        ((19.5, 20), (18, 20)),
+        ((15, 40), (15, 20)),  # cut to the video
+    ],
+)
+def test_windows_are_made_trainable_as_r2_tuning_does(window, edges):
+    [[centre, width]] = target_windows(
+        np.array([window], dtype=np.float64), np.array([10]), np.array([2.0], dtype=np.float32)
+    ).tolist()
+    assert (20 * (centre - width / 2), 20 * (centre + width / 2)) == pytest.approx(edges, abs=1e-5)
+
+
+def test_a_row_without_windows_has_no_targets():
+    buffer = BatchBuffer(2, clips=10, tokens=1, video_shape=(1, 1), text_shape=(1, 1))
+    for annotation in (annotate(), annotate((2, 6), (8, 10))):
+        buffer.row(10, 1)
+        buffer.add(10, 1, annotation, 2.0, repeated=False)
+    batch = buffer.finish([])
+    assert batch.window_mask.tolist() == [[False, False], [True, True]]
+    assert batch.windows[1].flatten().tolist() == pytest.approx([0.2, 0.2, 0.45, 0.1])
+
+
+def test_padding_is_zero_whatever_the_memory_held():
+    def dirty(shape, dtype):
+        return torch.full(shape, 7, dtype=dtype)
+
+    buffer = BatchBuffer(1, 4, 3, (1, 2), (1, 2), empty=dirty)
+    video, text = buffer.row(clips=2, tokens=1)
+    video[:], text[:] = 1, 2
+    buffer.add(2, 1, annotate((0, 2)), 2.0, repeated=False)
+    batch = buffer.finish([])
+    assert batch.video[0, :, 0, 0].tolist() == [1, 1, 0, 0]
+    assert batch.text[0, :, 0, 0].tolist() == [2, 0, 0]
+
+
+def test_saliency_is_the_annotators_mean_on_the_grid_of_the_features():
+    annotation = annotate((2, 6), saliency={1: (4.0, 4.0, 4.0), 2: (2.0, 1.0, 0.0)})
+    two = target_saliency(annotation, clips=10, clip_length=2.0)
+    assert two.tolist() == [0, 1, 0.25, 0, 0, 0, 0, 0, 0, 0]
+    one = target_saliency(annotation, clips=20, clip_length=1.0)
+    assert one.tolist() == np.repeat(two, 2).tolist()
+
+
+def test_without_annotators_a_clip_counts_if_its_middle_lies_in_a_window():
+    scores = target_saliency(annotate((2.5, 7.5)), clips=5, clip_length=2.0)
+    assert scores.tolist() == [0, 1, 1, 1, 0]

@@ -1,0 +1,248 @@
+"""Prediction is the model that was trained, on videos of any length, or one clear line."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from data_pipeline.annotations import Annotation
+from data_pipeline.errors import InputError
+from data_pipeline.extraction.encoding import VideoFeatures
+from data_pipeline.features.shards import Provenance
+from model.sdst.sdst import SDST, SDSTConfig
+from trainer.cli import dump_config
+from trainer.inference import predict
+from trainer.inference.decode import decode
+from trainer.inference.postprocess import postprocess
+from trainer.inference.predict import Grounder
+from trainer.inference.pretrained import Export, encoder_of
+from trainer.metrics import evaluate
+from trainer.metrics.bootstrap import intervals
+from trainer.metrics.storage import write_evaluation
+from trainer.training.checkpoints import export
+
+CLIPS, CLIP = 12, 2.0  # longest video of training, seconds of a clip
+CONFIG = SDSTConfig(
+    video_width=6, text_width=5, layers=(-1, -2), width=16, heads=2, points=2, queries=7
+)
+PROVENANCE = Provenance(
+    video_encoder="efficientnet-lite0",
+    video_weights="aa",
+    video_layers=(3, 4),
+    text_encoder="all-minilm-l6-v2",
+    text_weights="bb",
+    text_layers=(1, 2),
+    tokenizer="cc",
+    clip_length=CLIP,
+    frames_per_clip=2,
+    preprocessing="none",
+    arithmetic="float32",
+    options={"video": {}, "text": {}},
+    version="1",
+)
+
+
+class FakeEncoder:
+    """Features from the name of the file and the letters of the sentence."""
+
+    def __init__(self, config: Any = None) -> None:
+        self.encoded = 0
+        self.provenance = PROVENANCE
+
+    def encode_video(
+        self, path: Path, start: float = 0, end: float | None = None, progress: Any = None
+    ) -> VideoFeatures:
+        self.encoded += 1
+        duration = float(path.stem)
+        clips = max(1, int(np.ceil(duration / CLIP - 0.01)))
+        features = np.random.default_rng(clips).normal(size=(clips, 2, 6)).astype(np.float16)
+        return VideoFeatures(features, duration, CLIP)
+
+    def encode_text(self, sentences: list[str]) -> list[np.ndarray]:
+        generators = [np.random.default_rng(list(sentence.encode())) for sentence in sentences]
+        return [
+            generator.normal(size=(len(sentence.split()), 2, 5)).astype(np.float16)
+            for generator, sentence in zip(generators, sentences, strict=True)
+        ]
+
+
+def described() -> Export:
+    return Export(CONFIG, encoder_of(PROVENANCE), PROVENANCE, max_clips=CLIPS)
+
+
+@pytest.fixture
+def grounder() -> Grounder:
+    torch.manual_seed(0)
+    return Grounder(SDST(CONFIG), FakeEncoder(), described(), "cpu")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run's folder with an exported model, whose encoder is at hand."""
+    monkeypatch.setattr(predict, "FeatureEncoder", FakeEncoder)
+    torch.manual_seed(0)
+    export(tmp_path / "model", SDST(CONFIG), dump_config(described()))
+    return tmp_path
+
+
+def test_video_is_encoded_once_for_many_sentences(grounder: Grounder) -> None:
+    found = grounder.predict("20.mp4", ["a dog", "a cat", "two birds"])
+    assert [each.query for each in found] == ["a dog", "a cat", "two birds"]
+    assert grounder.encoder.encoded == 1  # type: ignore[attr-defined]
+
+
+def test_encoded_video_is_reusable(grounder: Grounder) -> None:
+    video = grounder.encode("20.mp4")
+    again, once = grounder.predict(video, "a dog"), grounder.predict("20.mp4", ["a dog"])
+    assert again[0].windows == once[0].windows
+
+
+@pytest.mark.parametrize("name", ["20.mp4", "90.mp4"])
+def test_sentence_is_answered_alike_alone_and_among_others(grounder: Grounder, name: str) -> None:
+    alone = grounder.predict(name, "a dog")[0]
+    among = grounder.predict(name, ["two birds that fly", "a dog"])[1]
+    assert alone.windows == among.windows
+    assert np.array_equal(alone.saliency, among.saliency)
+
+
+def test_video_of_training_length_is_predicted_as_in_evaluation(grounder: Grounder) -> None:
+    video = grounder.encode("24.mp4")
+    text = torch.from_numpy(grounder.encoder.encode_text(["a dog"])[0])[None].float()
+    mask = torch.ones(1, CLIPS, dtype=torch.bool)
+    with torch.no_grad():
+        prediction = grounder.model(
+            torch.from_numpy(video.features)[None].float(), mask, text, torch.ones(1, 2).bool()
+        )
+    decoded = decode(prediction, mask, torch.tensor([24.0]), [24.0])
+    shown = postprocess(decoded.windows, [24.0], grounder.export.postprocess)[0]
+    expected = shown[shown[:, 2] > 0]  # without demoted duplicates
+    found = grounder.predict(video, "a dog")[0]
+    assert np.array(found.windows) == pytest.approx(np.array(expected))
+    assert found.saliency == pytest.approx(decoded.saliency[0])
+
+
+@pytest.mark.parametrize("duration", ["0.04", "1", "23.5", "25", "3600.5"])
+def test_any_duration_works(grounder: Grounder, duration: str) -> None:
+    found = grounder.predict(f"{duration}.mp4", "a dog")[0]
+    assert found.windows
+    scores = [score for _, _, score in found.windows]
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 <= start <= end <= float(duration) for start, end, _ in found.windows)
+    assert np.isfinite(found.saliency).all()
+    assert found.times.shape == (len(found.saliency), 2)
+    assert found.times[-1, 1] == pytest.approx(float(duration), abs=0.03)
+
+
+def test_long_video_goes_through_the_model_in_pieces(
+    grounder: Grounder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    forward = grounder.model.forward
+
+    def watched(video: torch.Tensor, *rest: torch.Tensor) -> Any:
+        sizes.append(video.shape[:2])
+        return forward(video, *rest)
+
+    monkeypatch.setattr(grounder.model, "forward", watched)
+    grounder.predict("7200.mp4", "a dog")
+    assert max(batch * clips for batch, clips in sizes) <= predict.CLIPS_AT_ONCE
+    assert {clips for _, clips in sizes} == {CLIPS}
+
+
+def test_empty_sentence_is_an_input_error(grounder: Grounder) -> None:
+    with pytest.raises(InputError, match="query 2 is empty"):
+        grounder.predict("20.mp4", ["a dog", " "])
+
+
+def test_no_sentence_gives_no_grounding(grounder: Grounder) -> None:
+    assert grounder.predict("20.mp4", []) == []
+
+
+def test_exported_model_predicts_as_before(run: Path, grounder: Grounder) -> None:
+    for folder in (run, run / "model"):
+        loaded = Grounder.from_pretrained(folder, "cpu")
+        assert (
+            loaded.predict("20.mp4", "a dog")[0].windows
+            == grounder.predict("20.mp4", "a dog")[0].windows
+        )
+
+
+def test_kernels_of_the_training_machine_are_not_asked_for(run: Path) -> None:
+    other = replace(described(), model=replace(CONFIG, deformable_kernel="triton"))
+    (run / "model" / "config.yaml").write_text(dump_config(other))
+    assert Grounder.from_pretrained(run, "cpu").model.config.deformable_kernel == "torch"
+
+
+def test_missing_files_are_named(run: Path) -> None:
+    with pytest.raises(InputError, match="no such folder; train a model first"):
+        Grounder.from_pretrained(run / "nowhere")
+    (run / "model" / "config.yaml").unlink()
+    with pytest.raises(InputError, match=r"config\.yaml: is missing"):
+        Grounder.from_pretrained(run)
+    (run / "model" / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="holds no trained model"):
+        Grounder.from_pretrained(run)
+
+
+def test_weights_of_another_model_are_refused(run: Path) -> None:
+    other = replace(described(), model=replace(CONFIG, width=32))
+    (run / "model" / "config.yaml").write_text(dump_config(other))
+    with pytest.raises(InputError, match=r"model\.safetensors: made by another model"):
+        Grounder.from_pretrained(run)
+
+
+def test_encoder_with_other_weights_is_refused(run: Path) -> None:
+    trained = replace(PROVENANCE, video_weights="dd")
+    (run / "model" / "config.yaml").write_text(dump_config(replace(described(), features=trained)))
+    with pytest.raises(InputError, match=r"config\.yaml: .*video_weights: aa, not dd"):
+        Grounder.from_pretrained(run)
+
+
+def test_imported_features_without_hashes_are_not_compared_by_hash(run: Path) -> None:
+    trained = replace(PROVENANCE, video_weights=None, version="of another time")
+    (run / "model" / "config.yaml").write_text(dump_config(replace(described(), features=trained)))
+    Grounder.from_pretrained(run, "cpu")
+
+
+def test_device_that_is_not_there_is_an_input_error(run: Path) -> None:
+    with pytest.raises(InputError, match="device 'abacus' cannot be used here"):
+        Grounder.from_pretrained(run, "abacus")
+
+
+def test_a_saved_model_comes_back_and_predicts_the_same(run: Path, tmp_path: Path) -> None:
+    first = Grounder.from_pretrained(run, "cpu")
+    second = Grounder.from_pretrained(first.save_pretrained(tmp_path / "copy"), "cpu")
+    assert second.export == first.export
+    assert second.card == first.card
+    mine, theirs = (each.predict("90.mp4", "a dog")[0] for each in (first, second))
+    assert mine.windows == theirs.windows
+    assert np.array_equal(mine.saliency, theirs.saliency)
+
+
+def test_the_card_has_the_scores_of_the_run_with_intervals_and_its_limits(run: Path) -> None:
+    annotations = [Annotation(i, "a dog", f"v{i}", 20.0, ((2.0, 8.0),)) for i in range(20)]
+    rows = [{"qid": i, "pred_relevant_windows": [[2.0, 8.0 + i, 0.9]]} for i in range(20)]
+    evaluation = evaluate(rows, annotations)
+    write_evaluation(run / "per_query.json", evaluation)
+    result = {
+        "metrics": evaluation.summary,
+        "baselines": {"random": {"R1@0.5": 12.5}},
+        "provenance": {"report": "val", "code": "abc"},
+        "trainable_parameters": 1234,
+    }
+    (run / "metrics.json").write_text(json.dumps(result))
+    card = Grounder.from_pretrained(run, "cpu").card
+    low, high = intervals(evaluation)["R1@0.5"]
+    assert f"| R1@0.5 | 35.00 | {low:.2f} to {high:.2f} | 12.50 |" in card
+    assert "- report: val" in card
+    assert "1,234 parameters" in card
+    assert f"more than {CLIPS} clips" in card
+    assert card.startswith("---\nlicense: apache-2.0\n")
+
+
+def test_a_model_that_was_never_scored_says_so(run: Path) -> None:
+    assert "No scores were kept" in Grounder.from_pretrained(run, "cpu").card

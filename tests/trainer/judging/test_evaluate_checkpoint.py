@@ -1,0 +1,202 @@
+"""`--checkpoint P --eval` scores a model without training it, and dumps what a server takes."""
+
+import json
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_pipeline.annotations import Annotation, write_annotations
+from data_pipeline.features.samples import StoredQuery
+from data_pipeline.features.shards import FeatureSet
+from data_pipeline.features.writing import ShardWriter, write_manifest
+from launch.evaluate import main as evaluate
+from model.sdst.sdst import SDST, SDSTConfig
+from trainer.cli import dump_config
+from trainer.inference.pretrained import Export, encoder_of
+from trainer.main import main
+from trainer.training.checkpoints import export
+
+MODEL = SDSTConfig(
+    video_width=12, text_width=10, layers=(-1, -2), width=32, heads=4, queries=5, points=2
+)
+
+
+@pytest.fixture(scope="module")
+def data(make_features, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("features")
+    for seed, split in enumerate(("val", "test")):
+        make_features(folder / split, videos=4, seed=seed)
+    withhold(FeatureSet(folder / "test"), folder / "withheld" / "test")
+    return folder
+
+
+def withhold(features: FeatureSet, folder: Path) -> None:
+    """The same features without ground truth, as QVHighlights' test split was published."""
+    folder.mkdir(parents=True)
+    with ShardWriter(folder, "00000") as writer:
+        for index in range(len(features.samples)):
+            sample = features.read(index)
+            queries = []
+            for query in sample.queries:
+                a = query.annotation
+                secret = Annotation(a.qid, a.query, a.vid, a.duration)
+                queries.append(StoredQuery(secret, query.tokens))
+            writer.add(replace(sample, queries=tuple(queries)))
+        index = writer.commit()
+    names = {"name": "generated", "sha256": "", "videos": 0, "queries": 0}
+    write_manifest(folder, "test", features.provenance, names, [index])
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """An exported model."""
+    torch.manual_seed(0)
+    features = FeatureSet(data / "val").provenance
+    described = Export(
+        MODEL, encoder_of(features), features, provenance={"selection": "best mAP", "code": "abc"}
+    )
+    folder = tmp_path_factory.mktemp("run") / "model"
+    export(folder, SDST(MODEL), dump_config(described))
+    return folder
+
+
+@pytest.fixture
+def command(data, trained, tmp_path):
+    flags = {
+        "runs": tmp_path / "runs",
+        "name": "tiny",
+        "data.train": "/nowhere",
+        "data.selection": data / "val",
+        "data.report": data / "test",
+        "data.order.lanes": 8,
+        "data.eval_batch_size": 8,
+        **{
+            f"model.{name}": getattr(MODEL, name)
+            for name in ("video_width", "text_width", "width", "heads", "queries", "points")
+        },
+        "model.layers": "[-1, -2]",
+    }
+
+    def build(*extra, checkpoint=trained, **changes):
+        given = {**flags, **changes}
+        configured = [f"--{key}={value}" for key, value in given.items() if value is not None]
+        return [*configured, "--checkpoint", str(checkpoint), "--eval", *extra]
+
+    return build
+
+
+def read(path):
+    return [json.loads(line) for line in path.open()]
+
+
+def truth(data, split, tmp_path):
+    features = FeatureSet(data / split)
+    path = tmp_path / f"{split}.jsonl"
+    samples = (features.read(index) for index in range(len(features.samples)))
+    write_annotations(path, [query.annotation for s in samples for query in s.queries])
+    return path
+
+
+def test_both_splits_are_scored_and_the_scores_say_what_they_measure(command, tmp_path, capsys):
+    assert main(command()) == 0
+    folder = tmp_path / "runs" / "tiny" / "evaluation"
+    for split in ("val", "test"):
+        result = json.loads((folder / split / "metrics.json").read_text())
+        assert {"mAP", "R1@0.5", "HD-mAP"} <= set(result["metrics"])
+        assert "whole video" in result["baselines"]
+        assert result["provenance"]["selection"] == "best mAP"
+        assert len(result["provenance"]["weights"]) == 64
+    assert "THE TEST SPLIT" in result["provenance"]["split"]
+    assert not list(folder.rglob("*.jsonl"))
+    assert "THE TEST SPLIT" in capsys.readouterr().out
+
+
+def test_a_dump_of_qvhighlights_is_a_submission_without_fault(command, data, tmp_path, capsys):
+    assert main(command("--dump")) == 0
+    folder = tmp_path / "runs" / "tiny" / "evaluation"
+    with zipfile.ZipFile(folder / "submission.zip") as archive:
+        names = ["hl_test_submission.jsonl", "hl_val_submission.jsonl"]
+        assert sorted(archive.namelist()) == names
+        for name in names:
+            assert archive.read(name) == (folder / name).read_bytes()
+    files = [str(truth(data, split, tmp_path)) for split in ("val", "test")]
+    given = ["--check", str(folder / "submission.zip"), "--annotations", *files]
+    assert evaluate(given) == 0
+    assert "no fault found" in capsys.readouterr().out
+    predictions = ["--predictions", str(folder / "hl_val_submission.jsonl")]
+    out = tmp_path / "o.json"
+    assert evaluate([*predictions, "--annotations", files[0], "--json", str(out)]) == 0
+    scores = json.loads((folder / "val" / "metrics.json").read_text())["metrics"]
+    assert json.loads(out.read_text())["metrics"] == scores
+
+
+def test_a_test_split_without_ground_truth_is_dumped_and_not_scored(
+    command, data, tmp_path, capsys
+):
+    report = data / "withheld" / "test"
+    assert main(command("--dump", **{"data.report": report})) == 0
+    assert "ground truth withheld" in capsys.readouterr().out
+    folder = tmp_path / "runs" / "tiny" / "evaluation"
+    assert len(read(folder / "hl_test_submission.jsonl")) == 12
+    assert (folder / "val" / "metrics.json").is_file()
+    assert not (folder / "test").exists()
+
+
+def test_other_data_sets_dump_predictions(command, data, tmp_path):
+    assert main(command("--dump", **{"eval.dataset": "tacos"})) == 0
+    folder = tmp_path / "runs" / "tiny" / "evaluation"
+    for split in ("val", "test"):
+        rows = read(folder / split / "predictions.jsonl")
+        expected = {json.loads(line)["qid"] for line in truth(data, split, tmp_path).open()}
+        assert {row["qid"] for row in rows} == expected
+        assert len(rows) == len(expected)
+    assert not (folder / "submission.zip").exists()
+
+
+def test_one_split_alone_is_dumped_with_a_word_about_the_other(command, tmp_path, capsys):
+    assert main(command("--dump", **{"data.selection": None})) == 0
+    assert "no split 'val' is set" in " ".join(capsys.readouterr().out.split())
+    folder = tmp_path / "runs" / "tiny" / "evaluation"
+    assert not (folder / "hl_val_submission.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "changes", "message"),
+    [
+        ((), {"checkpoint": "/nowhere"}, "/nowhere: no such folder"),
+        ((), {"data.selection": None, "data.report": None}, "set data.selection or data.report"),
+        ((), {"model.queries": 6}, "was trained with model.queries 5, the configuration has 6"),
+        ((), {"model.layers": "[-1]"}, "was trained with model.layers"),
+        (("--dump=1",), {}, "--dump: ignored explicit argument '1'"),
+        (("--name", "../x"), {}, "must be a plain folder name"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line_and_status_2(
+    command, capsys, extra, changes, message
+):
+    assert main(command(*extra, **changes)) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_features_of_another_encoder_are_refused(command, trained, tmp_path, capsys):
+    other = tmp_path / "other"
+    other.mkdir()
+    text = (trained / "config.yaml").read_text()
+    (other / "config.yaml").write_text(text.replace("video_encoder: generated", "video_encoder: x"))
+    (other / "model.safetensors").write_bytes((trained / "model.safetensors").read_bytes())
+    assert main(command(checkpoint=other)) == 2
+    assert "other features than the model was trained on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [(["--eval"], "--eval needs --checkpoint"), (["--dump"], "go with --eval")],
+)
+def test_modes_that_do_not_go_together_are_told(flags, message, capsys):
+    assert main(flags) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,181 @@
+"""The report is one complete page, honest about its choice of examples and what is missing."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from data_pipeline.annotations import Annotation
+from data_pipeline.errors import InputError
+from trainer.pictures.report import write_report
+
+QUERIES = 11
+
+
+def write_video(path: Path, seconds: int = 6) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(5 * seconds):
+            picture = np.full((48, 64, 3), (i * 8, 90, 160), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(stream.encode())
+
+
+def annotation(i: int, saliency: bool = True) -> Annotation:
+    scores = {0: (4.0, 3.0, 4.0), 1: (2.0, 2.0, 1.0)} if saliency else None
+    return Annotation(i, f"query <{i}> & more", "film", 6.0, ((0.0, 4.0),), scores)
+
+
+def lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run whose query i has a first window of IoU i / 10, beside a folder with its one video."""
+    folder = tmp_path / "runs" / "small"
+    folder.mkdir(parents=True)
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "film.mp4")
+    metrics = {"R1@0.5": 81.25, "mAP": 50.0, "R1@0.3": 90.0}
+    result = {
+        "metrics": metrics,
+        "baselines": {"whole video": {"R1@0.5": 9.03}, "random": {"R1@0.5": 11.79}},
+        "provenance": {
+            "data_set": "small",
+            "features": {"video": "lite0"},
+            "code_revision": "abc123",
+        },
+    }
+    (folder / "metrics.json").write_text(json.dumps(result))
+    (folder / "config.yaml").write_text("model:\n  width: 32 # <wide>\n")
+    train = [
+        {"kind": "train", "step": i, "epoch": i / 50, "loss": 3 - i / 100, "class": 1.0}
+        for i in range(200)
+    ]
+    lines(folder / "metrics.jsonl", [*train, {"kind": "eval", "step": 199, "epoch": 4} | metrics])
+    predictions = [
+        {
+            "qid": i,
+            "query": "",
+            "vid": "film",
+            "pred_relevant_windows": [[0.0, 0.4 * i, 0.9], [1.0, 2.0, 0.1]],
+            "pred_saliency_scores": [0.5, -0.25, 0.125],
+        }
+        for i in range(QUERIES)
+    ]
+    lines(folder / "predictions.jsonl", predictions)
+    return folder
+
+
+def page(run: Path, *, saliency: bool = True) -> str:
+    annotations = [annotation(i, saliency) for i in range(QUERIES)]
+    return write_report(run, annotations, run.parents[1] / "videos").read_text()
+
+
+def test_page_needs_no_other_file_and_no_network(run: Path) -> None:
+    html = page(run)
+    addresses = re.findall(r"""(?:src|href)="([^"]*)"|url\(([^)]*)\)""", html)
+    assert addresses
+    assert all(source.startswith("data:image/jpeg;base64,") for source, _ in addresses)
+    assert "<script" not in html
+
+
+def test_page_shows_metrics_baselines_provenance_and_configuration(run: Path) -> None:
+    html = page(run)
+    for text in (
+        "81.25",
+        "9.03",
+        "11.79",
+        "whole video",
+        "random",
+        "abc123",
+        "features · video",
+        "lite0",
+    ):
+        assert text in html
+    assert "width: 32 # &lt;wide&gt;" in html
+    assert "All 3 measured numbers" in html
+
+
+def test_examples_stand_at_evenly_spaced_ranks_from_best_to_worst(run: Path) -> None:
+    shown = re.findall(r"rank (\d+) of 11 · <b>IoU ([\d.]+)</b>", page(run))
+    assert shown == [
+        ("1", "1.00"),
+        ("3", "0.80"),
+        ("5", "0.60"),
+        ("7", "0.40"),
+        ("9", "0.20"),
+        ("11", "0.00"),
+    ]
+
+
+def test_axe_finds_no_serious_fault(
+    run: Path, chromium: Any, accessibility_faults: Callable[[Any], list[str]]
+) -> None:
+    page(run)
+    opened = chromium.new_page()
+    opened.goto((run / "report.html").as_uri())
+    opened.locator("summary").first.click()
+    assert not accessibility_faults(opened)
+
+
+def test_queries_are_escaped(run: Path) -> None:
+    html = page(run)
+    assert "query &lt;10&gt; &amp; more" in html
+    assert "<10>" not in html
+
+
+def test_curves_have_axis_labels_and_words_for_those_who_do_not_see_them(run: Path) -> None:
+    html = page(run)
+    assert 'aria-label="Loss over step. loss: from 3 to 1.02."' in html
+    assert ">epoch</text>" in html
+    assert "<h3>class</h3>" in html
+
+
+def test_step_repeated_by_a_resumed_run_counts_once(run: Path) -> None:
+    before = page(run)
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write(
+            json.dumps({"kind": "train", "step": 199, "epoch": 3.98, "loss": 1.01, "class": 1.0})
+        )
+    assert before == page(run)
+
+
+def test_more_windows_than_are_drawn_are_counted(run: Path) -> None:
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["pred_relevant_windows"] += [[0.0, 1.0, 0.05]] * 8
+    lines(run / "predictions.jsonl", rows)
+    assert page(run).count("4 of 10") == 6
+
+
+def test_missing_video_is_said_in_its_place(run: Path) -> None:
+    (run.parents[1] / "videos" / "film.mp4").unlink()
+    html = page(run)
+    assert html.count("film.mp4: no such video file") == 6
+
+
+def test_data_set_without_saliency_is_said(run: Path) -> None:
+    assert "no annotated saliency" in page(run, saliency=False)
+    assert "no annotated saliency" not in page(run)
+
+
+def test_run_with_metrics_only_still_gets_a_page(run: Path) -> None:
+    for name in ("metrics.jsonl", "predictions.jsonl", "config.yaml"):
+        (run / name).unlink()
+    html = page(run)
+    for name in ("metrics.jsonl", "predictions.jsonl", "config.yaml"):
+        assert name in html
+
+
+def test_unfinished_run_is_an_input_error(run: Path) -> None:
+    (run / "metrics.json").unlink()
+    with pytest.raises(InputError, match=r"metrics\.json: cannot be read"):
+        page(run)

@@ -1,0 +1,79 @@
+"""How does a model's output become windows in seconds and one score per clip?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data_pipeline.annotations import Annotation
+from data_pipeline.stream.batches import HIGHLIGHT_CLIP
+from model.sdst.sdst import Prediction
+from model.spans import to_edges
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Predictions of B pairs on the host.
+
+    windows (B, M, 3) start, end in seconds within the video, and score; best first. Ties keep the
+    order of the queries, so that the result does not depend on the sort.
+    saliency: B arrays of one score per stored clip.
+    """
+
+    windows: Floats
+    saliency: list[Floats]
+
+
+def decode(
+    prediction: Prediction, video_mask: Tensor, span: Tensor, durations: list[float]
+) -> Decoded:
+    """Predictions in seconds.
+
+    `span` (B,) is the number of seconds by which the targets were normalised; `durations` cuts what
+    lies beyond the video's end.
+    """
+    edges = to_edges(prediction.spans[-1].detach().float()) * span.view(-1, 1, 1)
+    scores = prediction.scores().detach().float()
+    host = edges.cpu().double().numpy()
+    ranked = scores.cpu().double().numpy()
+    end = np.asarray(durations, dtype=np.float64).reshape(-1, 1, 1)
+    windows = np.concatenate((np.clip(host, 0, end), ranked[..., None]), axis=-1)
+    best_first = np.argsort(-ranked, axis=1, kind="stable")
+    windows = np.take_along_axis(windows, best_first[..., None], axis=1)
+    saliency = prediction.saliency.detach().float().cpu().double().numpy()
+    lengths = video_mask.sum(1).cpu().numpy()
+    return Decoded(windows, [row[:length] for row, length in zip(saliency, lengths, strict=True)])
+
+
+def highlight_scores(saliency: Floats, clip_length: float, duration: float) -> list[float]:
+    """Saliency on the grid that QVHighlights scores: exactly int(duration / 2) clips of 2 s.
+
+    Scores of stored clips of another length are looked up at the middle of each 2 s clip. A video
+    under 2 s keeps one score.
+    """
+    middles = (np.arange(max(1, int(duration / HIGHLIGHT_CLIP))) + 0.5) * HIGHLIGHT_CLIP
+    place = np.minimum((middles / clip_length).astype(int), len(saliency) - 1)
+    return [round(float(score), 4) for score in saliency[place]]
+
+
+def prediction_row(
+    annotation: Annotation, windows: Floats, saliency: list[float]
+) -> dict[str, object]:
+    """A row of predictions.jsonl, keys as in QVHighlights' submissions."""
+    return {
+        "qid": annotation.qid,
+        "query": annotation.query,
+        "vid": annotation.vid,
+        "pred_relevant_windows": [
+            [
+                round(float(start), 3),
+                min(round(float(end), 3), annotation.duration),  # may have been rounded up
+                round(float(score), 4),
+            ]
+            for start, end, score in windows
+        ],
+        "pred_saliency_scores": saliency,
+    }

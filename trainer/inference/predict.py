@@ -1,0 +1,200 @@
+"""Find in a video what a sentence describes, with a trained model.
+
+grounder = Grounder.from_pretrained("runs/quickstart")
+video = grounder.encode("holiday.mp4")
+for found in grounder.predict(video, ["a dog jumps into the water", "people wave"]):
+    print(found.query, found.windows[0])
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data_pipeline.errors import InputError
+from data_pipeline.extraction.encoding import FeatureEncoder, VideoFeatures
+from model.sdst.sdst import SDST
+from trainer.cli import dump_config
+from trainer.inference.decode import decode
+from trainer.inference.long_video import Stretch, merge_saliency, merge_windows, stretch_starts
+from trainer.inference.model_card import CARD, model_card
+from trainer.inference.postprocess import postprocess
+from trainer.inference.pretrained import CONFIG, Export, check_encoder, find_model, load_pretrained
+from trainer.pictures.timeline import Timeline
+from trainer.training import checkpoints
+
+CLIPS_AT_ONCE = 2048  # bounds the memory of one forward pass, whatever the video and the queries
+MOST_WINDOWS = 500  # of a long video go into post-processing, which compares all with all
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """Where a video shows what `query` says.
+
+    windows: (start, end, score) in seconds, best first. saliency (L,): how well each clip fits, a
+    cosine in [-1, 1]; clip i covers [i, i + 1) * clip_length seconds, the last one at most to the
+    end of the video.
+    """
+
+    query: str
+    duration: float
+    clip_length: float
+    windows: tuple[tuple[float, float, float], ...]
+    saliency: NDArray[np.float32]
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """(L, 2) start and end of each clip in seconds."""
+        edges = self.timeline().clip_edges(len(self.saliency), self.clip_length)
+        return np.stack((edges[:-1], edges[1:]), axis=1)
+
+    def timeline(self) -> Timeline:
+        """The grounding as something to be drawn."""
+        return Timeline(self.query, self.duration, self.windows, self.saliency, self.clip_length)
+
+    def to_row(self) -> dict[str, Any]:
+        """The grounding as JSON values, rounded to milliseconds."""
+        return {
+            "query": self.query,
+            "windows": [[round(s, 3), round(e, 3), round(p, 4)] for s, e, p in self.windows],
+            "saliency": [round(float(score), 4) for score in self.saliency],
+            "clip_length": self.clip_length,
+        }
+
+
+def read_card(folder: Path, export: Export) -> str:
+    """The card in a model's folder, or else one made from the run that the folder lies in."""
+    if (folder / CARD).is_file():
+        return (folder / CARD).read_text(encoding="utf-8")
+    return model_card(folder.resolve().parent.name, export, folder.parent)
+
+
+class Grounder:
+    """A trained model with the encoders that its features came from, and its card."""
+
+    def __init__(
+        self, model: SDST, encoder: FeatureEncoder, export: Export, device: str, card: str = ""
+    ) -> None:
+        self.card = card
+        self.model = model.to(device).eval()
+        self.encoder = encoder
+        self.export = export
+        self.device = torch.device(device)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | None = None) -> "Grounder":
+        """Load a run's folder or its `model/` folder, and the encoders named there.
+
+        `device` is a PyTorch device, by default a GPU where there is one. Raises InputError where
+        files are missing, weights belong to another model, or the encoders' weights are not those
+        that the training features were made with.
+        """
+        folder = find_model(Path(folder))
+        model, export = load_pretrained(folder)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:  # torch raises either, by build and device
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"device {device!r} cannot be used here ({reason})") from error
+        encoder = FeatureEncoder(replace(export.encoder, device=device))
+        check_encoder(folder / CONFIG, encoder.provenance, export.features)
+        return cls(model, encoder, export, device, read_card(folder, export))
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write weights, configuration and card, for `from_pretrained` here or elsewhere.
+
+        The encoders' weights stay where they are; a configuration that names files of them must be
+        pointed to the same weights on another machine.
+        """
+        checkpoints.export(Path(folder), self.model, dump_config(self.export))
+        temporary = Path(folder) / f".{CARD}.tmp"
+        temporary.write_text(
+            self.card or model_card(Path(folder).resolve().name, self.export, None)
+        )
+        temporary.replace(Path(folder) / CARD)
+        return Path(folder)
+
+    def encode(
+        self,
+        video: str | Path,
+        start: float = 0.0,
+        end: float | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> VideoFeatures:
+        """Features of a video, for any number of `predict`; the same bytes as extraction makes.
+
+        `progress` is told the share that is done. Raises InputError for a file that cannot be
+        decoded.
+        """
+        return self.encoder.encode_video(Path(video), start, end, progress)
+
+    def predict(
+        self, video: str | Path | VideoFeatures, queries: str | Sequence[str]
+    ) -> list[Grounding]:
+        """Ground one or many sentences in a video of any length; the video is encoded once.
+
+        Raises InputError for an empty sentence and as `encode`.
+        """
+        sentences = [queries] if isinstance(queries, str) else list(queries)
+        for number, sentence in enumerate(sentences, start=1):
+            if not sentence.strip():
+                raise InputError(f"query {number} is empty; write what to look for in the video")
+        if not sentences:
+            return []
+        features = video if isinstance(video, VideoFeatures) else self.encode(video)
+        texts = [torch.from_numpy(text) for text in self.encoder.encode_text(sentences)]
+        return [
+            self._ground(sentence, text, features)
+            for sentence, text in zip(sentences, texts, strict=True)
+        ]
+
+    def _ground(self, query: str, text: Tensor, video: VideoFeatures) -> Grounding:
+        clips = len(video.features)
+        starts = stretch_starts(clips, self.export.max_clips)
+        stretches = list(self._stretches(text, video, starts))
+        windows = merge_windows(stretches)
+        config = replace(
+            self.export.postprocess,
+            demote=False,  # near-duplicates help a benchmark, not a reader
+            keep=self.export.postprocess.keep * -(-clips // self.export.max_clips),
+        )
+        kept = postprocess(windows[None, :MOST_WINDOWS], [video.duration], config)[0]
+        return Grounding(
+            query,
+            video.duration,
+            video.clip_length,
+            tuple((float(start), float(end), float(score)) for start, end, score in kept),
+            merge_saliency(stretches, starts, clips).astype(np.float32),
+        )
+
+    @torch.inference_mode()
+    def _stretches(
+        self, text: Tensor, video: VideoFeatures, starts: Sequence[int]
+    ) -> Iterator[Stretch]:
+        """Predictions for the stretches of equal length that begin at the clips `starts`."""
+        size = min(len(video.features), self.export.max_clips)
+        together = max(1, CLIPS_AT_ONCE // size)
+        features = torch.from_numpy(video.features)  # (L, K, Dv)
+        for first in range(0, len(starts), together):
+            some = starts[first : first + together]
+            clips = torch.stack([features[start : start + size] for start in some])  # (B, l, K, Dv)
+            clips = clips.to(self.device).float()
+            words = text.to(self.device).float().expand(len(some), *text.shape)  # (B, T, K, Dt)
+            mask = torch.ones(clips.shape[:2], dtype=torch.bool, device=self.device)  # (B, l)
+            word_mask = torch.ones(words.shape[:2], dtype=torch.bool, device=self.device)  # (B, T)
+            prediction = self.model(clips, mask, words, word_mask)
+            offsets = [start * video.clip_length for start in some]
+            span = size * video.clip_length
+            durations = [min(span, video.duration - offset) for offset in offsets]
+            decoded = decode(
+                prediction, mask, torch.full((len(some),), span, device=self.device), durations
+            )
+            for row, offset in enumerate(offsets):
+                windows = decoded.windows[row] + np.array([offset, offset, 0.0])
+                yield Stretch(offset, offset + durations[row], windows, decoded.saliency[row])

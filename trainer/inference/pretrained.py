@@ -1,0 +1,110 @@
+"""What prediction needs of a trained model: a folder with model.safetensors and config.yaml."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.errors import InputError
+from data_pipeline.extraction.encoding import EncoderConfig
+from data_pipeline.features.shards import IMPORTED, Provenance
+from model.sdst.sdst import SDST, SDSTConfig
+from trainer.cli import load_config
+from trainer.inference.postprocess import PostprocessConfig
+from trainer.training.checkpoints import load_weights
+
+WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
+
+
+@dataclass(frozen=True)
+class Export:
+    """The config.yaml of an exported model.
+
+    Attributes:
+        model: the architecture that the weights belong to
+        encoder: makes the features of new videos and sentences; the place for paths of weights
+        postprocess: what was done to its windows before they were scored
+        max_clips: longest video seen in training; longer ones are taken in overlapping stretches
+        features: how the training features were made, by the hash of every weight
+        provenance: what else is told of the run
+    """
+
+    model: SDSTConfig
+    encoder: EncoderConfig
+    features: Provenance
+    postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
+    max_clips: int = 75
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.max_clips < 1:
+            raise ValueError(f"max_clips must be at least 1, found {self.max_clips}")
+
+
+def encoder_of(features: Provenance) -> EncoderConfig:
+    """The encoders that made `features`; paths of weights that no package brings are left open."""
+    default = EncoderConfig()
+    return EncoderConfig(
+        video=features.video_encoder,
+        video_layers=features.video_layers,
+        video_options=features.options.get("video", {}),
+        text=features.text_encoder,
+        text_layers=features.text_layers,
+        text_options=features.options.get("text", {}),
+        clip_length=features.clip_length,
+        frames_per_clip=features.frames_per_clip,
+        arithmetic="bfloat16" if features.arithmetic == "bfloat16" else "float32",
+        batch=features.batch or default.batch,
+        threads=features.threads or default.threads,
+    )
+
+
+def check_encoder(config: Path, here: Provenance, trained: Provenance) -> None:
+    """Raise InputError unless the encoder at hand makes the features that were trained on.
+
+    Features that were imported tell no hashes and no preprocessing, and those are not compared.
+    """
+    unknown = {
+        name: getattr(here, name)
+        for name in ("video_weights", "text_weights", "tokenizer", "preprocessing", "arithmetic")
+        if getattr(trained, name) in (None, IMPORTED)
+    }
+    differences = here.differences(replace(trained, **unknown))
+    if differences:
+        raise InputError(
+            f"{config}: the encoder at hand is not the one of the training features "
+            f"({'; '.join(differences)}); point 'encoder' to the weights used then"
+        )
+
+
+def find_model(folder: Path) -> Path:
+    """The folder of the model's files: `folder` itself, or `model/` in a run's folder.
+
+    Raises InputError that says what is missing.
+    """
+    candidates = (folder / "model", folder)
+    for candidate in candidates:
+        if (candidate / WEIGHTS).is_file():
+            if not (candidate / CONFIG).is_file():
+                raise InputError(f"{candidate / CONFIG}: is missing; copy it from the training run")
+            return candidate
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; train a model first, or name one with --model")
+    raise InputError(
+        f"{folder}: holds no trained model ({WEIGHTS} beside {CONFIG}, here or in model/); "
+        "train one first, or name another folder"
+    )
+
+
+def load_pretrained(folder: Path) -> tuple[SDST, Export]:
+    """The model in evaluation mode, and its configuration.
+
+    Raises InputError for missing files, a configuration that cannot be read, and weights of another
+    model.
+    """
+    folder = find_model(folder)
+    export = load_config(Export, folder / CONFIG)
+    # Which kernel trained the weights says nothing about the machine that uses them.
+    portable = replace(export.model, attention_backend="sdpa", deformable_kernel="torch")
+    model = SDST(portable)
+    load_weights(folder / WEIGHTS, model)
+    return model.eval(), export

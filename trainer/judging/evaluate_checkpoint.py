@@ -1,0 +1,219 @@
+"""How well does a trained model do on the splits of a configuration, without training it?
+
+`<runs>/<name>/evaluation/<split>/metrics.json` gets the scores, and with `--dump` the predictions
+lie beside it; QVHighlights' in the files and the zip that its server takes.
+"""
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from rich.console import Console
+
+from data_pipeline.annotations import Annotation
+from data_pipeline.errors import InputError
+from data_pipeline.stream.stream import PairStream
+from model.sdst.sdst import SDST, SDSTConfig
+from trainer.cli import load_config
+from trainer.config import Config
+from trainer.inference.pretrained import CONFIG, WEIGHTS, Export, find_model
+from trainer.judging import baselines
+from trainer.judging.evaluation import Rows, predict_split, score, withheld, write_predictions
+from trainer.judging.results import code_revision, coverage, print_result, stamp, write_result
+from trainer.judging.submission import MEMBERS, submission_faults, write_submission
+from trainer.training import checkpoints
+from trainer.training.processes import join
+from trainer.training.splits import open_split
+
+KERNELS = ("attention_backend", "deformable_kernel", "norm_kernel")
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """`checkpoint`: a checkpoint folder, an exported model or a run's folder. `dump`: write the
+    predictions too."""
+
+    checkpoint: Path
+    dump: bool
+
+
+def evaluation_request(
+    args: Sequence[str] | None,
+) -> tuple[EvaluationRequest | None, list[str]]:
+    """Take `--checkpoint P --eval [--dump]` out of a command line; the rest is configuration.
+
+    They are no fields of the configuration, of which `eval` is a section.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--eval", action="store_true")
+    parser.add_argument("--dump", action="store_true")
+    try:
+        given, rest = parser.parse_known_args(sys.argv[1:] if args is None else list(args))
+    except argparse.ArgumentError as error:
+        raise InputError(str(error)) from error
+    if not given.eval:
+        if given.checkpoint or given.dump:
+            raise InputError(
+                "--checkpoint and --dump go with --eval; a run goes on from its own folder"
+            )
+        return None, rest
+    if given.checkpoint is None:
+        raise InputError("--eval needs --checkpoint, the folder of a checkpoint or of a model")
+    return EvaluationRequest(given.checkpoint, given.dump), rest
+
+
+def evaluate_checkpoint(config: Config, request: EvaluationRequest, console: Console) -> None:
+    """Score the model on the selection and the report split; every rank calls it."""
+    accelerator = join(config)
+    weights, export = find_weights(request.checkpoint)
+    path = weights.parent / CONFIG
+    trained = export.model if export else load_config(Config, path).model
+    check_same_model(path, trained, config.model)
+    splits = open_splits(config, accelerator, export)
+    members = {name: MEMBERS[name] for name in splits if name in MEMBERS}
+    submits = request.dump and config.eval.dataset == "qvhighlights"
+    if submits and not members:
+        raise InputError(
+            f"a submission holds the splits {' and '.join(MEMBERS)}, the configuration has "
+            f"{', '.join(splits)}; set data.selection and data.report"
+        )
+    model = SDST(config.model)
+    checkpoints.load_weights(weights, model)
+    model.to(accelerator.device)
+    folder = config.folder / "evaluation"
+    predicted: dict[str, tuple[Rows, list[Annotation]]] = {}
+    for name, split in splits.items():
+        rows, annotations = predict_split(
+            model,
+            split.evaluate(),
+            accelerator,
+            split.features.provenance.clip_length,
+            config.eval.postprocess,
+        )
+        predicted[name] = rows, annotations
+        if accelerator.is_main_process:
+            origin = _provenance(config, request, weights, export, split, len(rows))
+            _score(folder / name, rows, annotations, config, origin, console)
+    if accelerator.is_main_process and request.dump:
+        if submits:
+            path = write_submission(folder, {name: predicted[name] for name in members})
+            for missing in MEMBERS.keys() - members.keys():
+                console.print(f"{path}: without {MEMBERS[missing]}: no split {missing!r} is set")
+            console.print(f"submission {path}", soft_wrap=True)
+        else:
+            for name, (rows, annotations) in predicted.items():
+                _dump(folder / name / "predictions.jsonl", rows, annotations, console)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def find_weights(folder: Path) -> tuple[Path, Export | None]:
+    """The weights in `folder`, and, where it is no checkpoint, what was exported with them."""
+    if (folder / checkpoints.STATE).is_file():
+        return folder / checkpoints.WEIGHTS, None
+    exported = find_model(folder)
+    return exported / WEIGHTS, load_config(Export, exported / CONFIG)
+
+
+def check_same_model(path: Path, trained: SDSTConfig, asked: SDSTConfig) -> None:
+    """Raise InputError where the configuration describes another model than the weights'.
+
+    Which kernels compute it may differ.
+    """
+    kernels: dict[str, Any] = {name: getattr(asked, name) for name in KERNELS}
+    theirs, ours = asdict(replace(trained, **kernels)), asdict(asked)
+    for field in fields(SDSTConfig):
+        if theirs[field.name] != ours[field.name]:
+            raise InputError(
+                f"{path}: was trained with model.{field.name} {theirs[field.name]}, the "
+                f"configuration has {ours[field.name]}; give --config of that training"
+            )
+
+
+def open_splits(
+    config: Config, accelerator: Accelerator, export: Export | None
+) -> dict[str, PairStream]:
+    """The selection and the report split by name, checked against the training features."""
+    splits: dict[str, PairStream] = {}
+    for folder in dict.fromkeys((config.data.selection, config.data.report)):
+        if folder is None:
+            continue
+        split = open_split(folder, config, accelerator)
+        name = split.features.split
+        if name in splits:
+            raise InputError(
+                f"{folder}: is split {name!r}, as {splits[name].features.folder} is; "
+                "evaluate them one after the other"
+            )
+        if export and (found := split.features.provenance.differences(export.features)):
+            raise InputError(
+                f"{folder}: holds other features than the model was trained on ({found[0]}); "
+                "extract them with the encoder of the training features"
+            )
+        splits[name] = split
+    if not splits:
+        raise InputError("there is nothing to evaluate on; set data.selection or data.report")
+    return splits
+
+
+def _provenance(
+    config: Config,
+    request: EvaluationRequest,
+    weights: Path,
+    export: Export | None,
+    split: PairStream,
+    scored: int,
+) -> dict[str, str]:
+    """What a number of this evaluation measures."""
+    training = export.provenance if export else {}
+    return {
+        "dataset": config.eval.dataset,
+        "split": stamp(split.features),
+        "queries": coverage(split, scored),
+        "checkpoint": str(request.checkpoint),
+        "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "selection": str(training.get("selection", "none: this checkpoint was asked for")),
+        "training code": str(training.get("code", "not recorded with the checkpoint")),
+        "code": code_revision(),
+        **{f"features.{key}": text for key, text in split.features.provenance.summary().items()},
+    }
+
+
+def _score(
+    folder: Path,
+    rows: Rows,
+    annotations: Sequence[Annotation],
+    config: Config,
+    origin: dict[str, str],
+    console: Console,
+) -> None:
+    """Write and show the scores; a split whose ground truth is withheld has none."""
+    if withheld(annotations):
+        console.print(
+            f"{origin['split']}: {origin['queries']} queries, ground truth withheld: no scores"
+        )
+        return
+    whole = baselines.whole_video(annotations)
+    result = {
+        "metrics": score(rows, annotations, config.eval.dataset).summary,
+        "baselines": {"whole video": score(whole, annotations, config.eval.dataset).summary},
+        "provenance": origin,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_result(folder, result)
+    print_result(result, console)
+
+
+def _dump(path: Path, rows: Rows, annotations: Sequence[Annotation], console: Console) -> None:
+    """Write predictions.jsonl, judged as strictly as a submission but for the saliency."""
+    for fault in submission_faults(list(enumerate(rows, start=1)), annotations, highlights=False):
+        raise InputError(f"{path}:{fault.place}: {fault.message}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_predictions(path, rows)
+    console.print(f"predictions {path}", soft_wrap=True)

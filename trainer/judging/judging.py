@@ -1,0 +1,124 @@
+"""Which weights does a run keep, how good are they, and what is written of that?"""
+
+from accelerate.utils import broadcast_object_list
+from rich.console import Console
+
+from data_pipeline.annotations import Annotation
+from data_pipeline.stream.stream import PairStream
+from trainer.judging import baselines
+from trainer.judging.evaluation import (
+    Rows,
+    predict_split,
+    score,
+    selection_value,
+    withheld,
+    write_predictions,
+)
+from trainer.judging.results import (
+    coverage,
+    export,
+    print_result,
+    provenance,
+    trainable_parameters,
+    write_queries,
+    write_result,
+)
+from trainer.pictures.report import write_report
+from trainer.training import checkpoints
+from trainer.training.run import Run
+
+KEPT_IN_MLFLOW = (
+    "config.yaml",
+    "metrics.json",
+    "metrics.jsonl",
+    "predictions.jsonl",
+    "per_query.json",
+    "annotations.jsonl",
+)
+
+
+def select(run: Run, console: Console) -> None:
+    """Evaluate on the selection split; export the model if it is the best so far."""
+    config, state, split = run.config, run.state, run.data.selection
+    assert split is not None
+    run.judge.load_state_dict(run.learner.averages())
+    rows, annotations = predict(run, split)
+    value = 0.0
+    if run.accelerator.is_main_process:
+        summary = score(rows, annotations, config.eval.dataset).summary
+        left_out = split.annotated - len(rows)
+        if run.tracker:
+            run.tracker.log("eval", state.step, float(state.epoch), **summary, left_out=left_out)
+        value = selection_value(summary, config.eval.metric)
+        numbers = ", ".join(f"{name} {summary[name]:.1f}" for name in config.eval.metric)
+        if left_out:
+            numbers += f" ({coverage(split, len(rows))})"
+        console.print(f"epoch {state.epoch} of {config.epochs}: {numbers}", highlight=False)
+        if value > state.best:
+            export(config, run.data.train.features, run.judge)
+    [value] = broadcast_object_list([value])
+    if value > state.best:
+        state.best, state.best_step = value, state.step
+
+
+def predict(run: Run, split: PairStream) -> tuple[Rows, list[Annotation]]:
+    """Prediction rows of a whole split and their annotations, on every rank."""
+    return predict_split(
+        run.judge,
+        run.stop.watch(split.evaluate()),
+        run.accelerator,
+        split.features.provenance.clip_length,
+        run.config.eval.postprocess,
+    )
+
+
+def finish(run: Run, console: Console) -> None:
+    """Score the kept model on the report split beside the baselines; write the run's results."""
+    config, folder, data = run.config, run.config.folder, run.data
+    if not data.selection:
+        run.judge.load_state_dict(run.learner.averages())
+        if run.accelerator.is_main_process:
+            export(config, data.train.features, run.judge)
+    run.accelerator.wait_for_everyone()
+    checkpoints.load_weights(folder / "model" / "model.safetensors", run.judge)
+    if data.report is None:
+        return
+    rows, annotations = predict(run, data.report)
+    if run.accelerator.is_main_process:
+        write_predictions(folder / "predictions.jsonl", rows)
+        if withheld(annotations):
+            console.print(f"{data.report.features.folder}: ground truth withheld, no scores")
+        else:
+            report(run, data.report, rows, annotations, console)
+
+
+def report(
+    run: Run, split: PairStream, rows: Rows, annotations: list[Annotation], console: Console
+) -> None:
+    """Write, show and track the scores of the report split; for the main process only."""
+    config, folder = run.config, run.config.folder
+    evaluation = score(rows, annotations, config.eval.dataset)
+    write_queries(folder, annotations, evaluation)
+    others = {
+        "whole video": baselines.whole_video(annotations),
+        "random": baselines.random_windows(annotations, config.seed),
+    }
+    result = {
+        "metrics": evaluation.summary,
+        "baselines": {
+            name: score(theirs, annotations, config.eval.dataset).summary
+            for name, theirs in others.items()
+        },
+        "provenance": provenance(config, run.data.train.features)
+        | {"queries": coverage(split, len(rows))},
+        "trainable_parameters": trainable_parameters(run.judge),
+    }
+    write_result(folder, result)
+    page = write_report(folder, annotations, config.videos) if config.videos else None
+    print_result(result, console)
+    if run.tracker:
+        left_out = split.annotated - len(rows)
+        numbers = evaluation.summary | {"left_out": left_out}
+        run.tracker.log("report", run.state.step, float(run.state.epoch), **numbers)
+        for path in (*(folder / name for name in KEPT_IN_MLFLOW), *([page] if page else [])):
+            run.tracker.artifact(path)

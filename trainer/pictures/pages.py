@@ -1,0 +1,47 @@
+"""How is a page written? From templates, needing no network."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from trainer.pictures.timeline import clock
+
+
+def write_page(template: str, path: Path, **values: Any) -> Path:
+    """Fill `templates/<template>`; the page appears at `path` complete or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(fill(template, **values), encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def fill(template: str, **values: Any) -> str:
+    """The text of `templates/<template>` with the values in their places."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("trainer.pictures"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["clock"] = clock
+    environment.filters["signed"] = signed
+    environment.filters["quantity"] = quantity
+    return environment
+
+
+def signed(value: float, digits: int = 2, plus: bool = False) -> str:
+    """A number with a typographic minus, and a plus if asked."""
+    return f"{value:{'+' if plus else ''}.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def quantity(value: float) -> str:
+    """1107234 -> '1,107,234', 3.14159 -> '3.14': as many digits as one reads."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

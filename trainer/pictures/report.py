@@ -1,0 +1,159 @@
+"""One self-contained page per run: what was measured, how training went, what the model finds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from data_pipeline.annotations import Annotation
+from trainer.pictures.charts import Series, line_chart
+from trainer.pictures.examples import Pair, draw_example, evenly_spaced, pair_up
+from trainer.pictures.pages import write_page
+from trainer.tracking.run_files import Records, is_number, points, read_records, read_result
+
+HEADLINES = {
+    "R1@0.5": "the first window overlaps a true one by at least 50 %",
+    "R1@0.7": "the first window overlaps a true one by at least 70 %",
+    "mAP": "ranking of all windows, IoU 0.50 to 0.95",
+    "mIoU": "overlap of the first window with the truth",
+    "HD-mAP": "ranking of clips by saliency",
+    "HIT@1": "the most salient clip is a very good one",
+}
+EXAMPLES = 6
+PLACE = (
+    "kind",
+    "step",
+    "epoch",
+    "time",
+    "loss",
+)  # keys of a training record that get no chart of their own
+
+
+def write_report(
+    run_folder: Path,
+    annotations: Sequence[Annotation],
+    videos: Path | None,
+    output: str = "report.html",
+) -> Path:
+    """Write `run_folder/output` from the run's files and return its path.
+
+    `annotations` are those that the run's predictions were measured against, `videos` the folder of
+    their files (`<vid>.mp4`, …), None for a page without pictures. Needs the run's metrics.json;
+    where training records, predictions, saliency or a video file are missing, the page says so in
+    their place. Raises InputError for a folder that is not a finished run.
+    """
+    result = read_result(run_folder / "metrics.json")
+    records = read_records(run_folder / "metrics.jsonl")
+    pairs = pair_up(run_folder / "predictions.jsonl", annotations)
+    config = run_folder / "config.yaml"
+    return write_page(
+        "report.html",
+        run_folder / output,
+        name=run_folder.resolve().name,
+        headlines=_headlines(result),
+        table=_table(result),
+        baselines=list(result["baselines"]),
+        charts=_training_charts(records),
+        pieces=_pieces(records),
+        examples=[
+            draw_example(rank, pair, videos) for rank, pair in evenly_spaced(pairs, EXAMPLES)
+        ],
+        queries=len(pairs),
+        spread=_spread_chart(pairs),
+        provenance=_flatten(result["provenance"]),
+        config=config.read_text(encoding="utf-8") if config.is_file() else None,
+    )
+
+
+# Numbers
+
+
+def _headlines(result: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "value": result["metrics"][name],
+            "meaning": meaning,
+            "baselines": [
+                (baseline, numbers[name])
+                for baseline, numbers in result["baselines"].items()
+                if is_number(numbers.get(name))
+            ],
+        }
+        for name, meaning in HEADLINES.items()
+        if is_number(result["metrics"].get(name))
+    ]
+
+
+def _table(result: dict[str, Any]) -> list[tuple[str, list[float | None]]]:
+    """(metric, [this run, each baseline]); headline numbers first, then as the run has them."""
+    metrics = {name: value for name, value in result["metrics"].items() if is_number(value)}
+    names = [name for name in HEADLINES if name in metrics]
+    names += [name for name in metrics if name not in HEADLINES]
+    columns = [metrics, *result["baselines"].values()]
+    return [
+        (name, [c[name] if is_number(c.get(name)) else None for c in columns]) for name in names
+    ]
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested provenance as (readable name, value) rows."""
+    rows: list[tuple[str, str]] = []
+    for key, value in tree.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(value, dict):
+            rows += _flatten(value, f"{name} · ")
+        else:
+            rows.append(
+                (name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+            )
+    return rows
+
+
+# Curves
+
+
+def _training_charts(records: Records) -> list[tuple[str, Markup]]:
+    metrics = [Series(name, points(records["eval"], name, "epoch")) for name in HEADLINES]
+    charts = [
+        (
+            "Loss",
+            line_chart(
+                "Loss", "step", "loss", [Series("loss", points(records["train"], "loss", "step"))]
+            ),
+        ),
+        (
+            "Validation metrics",
+            line_chart("Validation metrics", "epoch", "percent", metrics, y_range=(0, 100)),
+        ),
+    ]
+    return [(title, chart) for title, chart in charts if chart]
+
+
+def _pieces(records: Records) -> list[tuple[str, Markup]]:
+    """A small chart for everything else that training logged: parts of the loss, rates, norms."""
+    keys = dict.fromkeys(key for record in records["train"] for key in record if key not in PLACE)
+    pieces = []
+    for key in keys:
+        name = key.replace("_", " ")
+        series = [Series(name, points(records["train"], key, "step"))]
+        pieces.append((name, line_chart(name, "step", "", series, size=(280, 170))))
+    return [(name, chart) for name, chart in pieces if chart]
+
+
+def _spread_chart(pairs: Sequence[Pair]) -> Markup:
+    """IoU of the first window of every query, best to worst, the shown examples marked."""
+    if len(pairs) < 2:
+        return Markup("")
+    share = 100 / (len(pairs) - 1)
+    overlaps = [(rank * share, pair.iou) for rank, pair in enumerate(pairs)]
+    return line_chart(
+        "Overlap of the first window with the truth, all queries from best to worst",
+        "share of queries, %",
+        "IoU of the first window",
+        [Series("IoU", overlaps)],
+        y_range=(0, 1),
+        marks=[(rank * share, pair.iou) for rank, pair in evenly_spaced(pairs, EXAMPLES)],
+        size=(400, 220),
+    )

@@ -1,0 +1,245 @@
+"""How do the records of a run's folder get to MLflow, whenever it can be reached, each once?
+
+    python -m trainer.tracking.delivery runs/first       (people use launch.track)
+
+The server is asked what it has, and gets the rest of metrics.jsonl. Nothing else is remembered, so
+that any interruption, on either side, is mended by asking again. A record goes out in one call with
+its `epoch` last, and MLflow's stores take a repeated identical value once: what arrived without an
+answer is neither lost nor doubled.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from trainer.tracking.tracking import UNDELIVERED, RunRecord, Status, mend, redact, store_uri
+
+LOG = logging.getLogger("trainer.tracking.delivery")
+
+POLL = 1.0  # seconds between two looks at the file
+LONGEST_PAUSE = 10.0  # seconds between two attempts at a server that is away
+ORPHAN_WAIT = 30.0  # seconds to deliver the rest when the trainer died without a word
+METRICS_PER_CALL, PARAMETERS_PER_CALL = 1000, 100  # MLflow's limits
+TAG = "sdst_run"
+# A call that hangs is given up and made again by us; MLflow itself would try for many minutes.
+PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+
+
+class Delivery:
+    """Brings one MLflow run up to date with a run's folder. Methods raise whatever MLflow raises;
+    after that the next `send` begins by asking the server again."""
+
+    def __init__(self, folder: Path, record: RunRecord) -> None:
+        self._folder, self._record = folder, record
+        self._client: Any = None
+        self._run: Any = None
+        self._known: dict[str, set[int]] = {}  # kind -> steps that the server has
+        self._offset = 0  # in metrics.jsonl: what lies before it is on the server
+
+    def send(self) -> None:
+        """Deliver every whole record of metrics.jsonl that the server has not."""
+        try:
+            if self._run is None:
+                self._connect()
+            for offset, metrics in self._calls():
+                for first in range(0, len(metrics), METRICS_PER_CALL):
+                    some = metrics[first : first + METRICS_PER_CALL]
+                    self._client.log_batch(self._run, metrics=some)
+                self._offset = offset
+        except Exception:
+            self._run, self._known = None, {}
+            raise
+
+    def end(self) -> None:
+        """Deliver the rest, the kept files and the status. A run that is still called running, now
+        that nobody trains it, has failed."""
+        self._record = RunRecord.read(self._folder) or self._record
+        self.send()
+        has = {item.path for item in self._client.list_artifacts(self._run)}
+        for name in self._record.artifacts:
+            if name not in has:
+                self._client.log_artifact(self._run, str(self._folder / name))
+        status: Status = "FAILED" if self._record.status == "RUNNING" else self._record.status
+        ended = self._record.ended or (self._folder / "metrics.jsonl").stat().st_mtime
+        self._client.set_terminated(self._run, status, int(ended * 1000))
+
+    def waiting(self) -> int:
+        """Records that the server is not known to have."""
+        return sum(1 for _ in self._pending())
+
+    def _connect(self) -> None:
+        """Find the run on the server by its key, or make it; complete its parameters."""
+        import mlflow
+        from mlflow.entities import Param
+
+        mlflow_logger = logging.getLogger("mlflow")
+        mlflow_logger.setLevel(logging.WARNING)
+        for handler in mlflow_logger.handlers:
+            handler.setFormatter(Redacting("%(message)s"))
+        record = self._record
+        client = self._client = mlflow.MlflowClient(store_uri())
+        found = client.get_experiment_by_name(record.experiment)
+        owner = found.experiment_id if found else client.create_experiment(record.experiment)
+        runs = client.search_runs([owner], f"tags.{TAG} = '{record.key}'")
+        if runs:
+            run = runs[0]
+        elif record.run_id is not None:  # the folder is new, its checkpoint was another's
+            run = client.get_run(record.run_id)
+            client.set_tag(run.info.run_id, TAG, record.key)
+        else:
+            tags = record.tags | {TAG: record.key}
+            run = client.create_run(owner, int(record.begun * 1000), tags, record.name)
+        self._run = run.info.run_id
+        if record.status == "RUNNING" and run.info.status != "RUNNING":
+            client.update_run(self._run, status="RUNNING")
+        missing = [
+            Param(key, value)
+            for key, value in record.parameters.items()
+            if key not in run.data.params
+        ]
+        for first in range(0, len(missing), PARAMETERS_PER_CALL):
+            some = missing[first : first + PARAMETERS_PER_CALL]
+            client.log_batch(self._run, params=some)
+        temporary = self._folder / ".mlflow_run.tmp"
+        temporary.write_text(self._run)
+        temporary.replace(self._folder / "mlflow_run")
+
+    def _pending(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Whole records behind the offset, each with the offset behind it."""
+        path = self._folder / "metrics.jsonl"
+        if not path.is_file():
+            return
+        with open(path, "rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):  # still being written
+                    return
+                yield file.tell(), json.loads(line)
+
+    def _calls(self) -> Iterator[tuple[int, list[Any]]]:
+        """Metrics for one call each, and the offset behind their records. (Only a record that is
+        longer than a call may be is more than one call.)"""
+        metrics: list[Any] = []
+        behind = self._offset
+        for offset, record in self._pending():
+            more = [] if self._has(record) else to_metrics(record)
+            if metrics and len(metrics) + len(more) > METRICS_PER_CALL:
+                yield behind, metrics
+                metrics = []
+            metrics += more
+            behind = offset
+        yield behind, metrics
+
+    def _has(self, record: dict[str, Any]) -> bool:
+        """Whether the server has a record of this kind and step, from whichever life of the run."""
+        kind = record["kind"]
+        if kind not in self._known:
+            history = self._client.get_metric_history(self._run, f"{kind}/epoch")
+            self._known[kind] = {point.step for point in history}
+        return record["step"] in self._known[kind]
+
+
+def to_metrics(record: dict[str, Any]) -> list[Any]:
+    """MLflow's metrics of one record, `epoch` last: it stands for the whole of it."""
+    from mlflow.entities import Metric
+
+    numbers = dict(record)
+    kind, step, epoch, seconds = (numbers.pop(key) for key in ("kind", "step", "epoch", "time"))
+    return [
+        Metric(f"{kind}/{safe(name)}", value, int(seconds * 1000), step)
+        for name, value in {**numbers, "epoch": epoch}.items()
+    ]
+
+
+def safe(name: str) -> str:
+    """A name that MLflow takes: letters, digits, _ - . : / and blanks."""
+    return re.sub(r"[^\w\-.:/ ]", "_", name.replace("@", "_at_"))
+
+
+def follow(folder: Path, trainer: IO[bytes]) -> int:
+    """Deliver until `trainer`, a pipe from the training process, ends; then the rest.
+
+    Before it closes the pipe the trainer writes how many seconds the rest may take; a pipe that
+    ends without a word means that it died. Returns 0 when everything has arrived.
+    """
+    closed, done = threading.Event(), threading.Event()
+    record = RunRecord.read(folder)
+    assert record is not None, "the tracker writes it before it starts us"
+    delivery = Delivery(folder, record)
+
+    def watch() -> None:
+        wait = float(trainer.readline() or ORPHAN_WAIT)
+        closed.set()
+        if not done.wait(wait):
+            say_what_is_missing(folder, delivery)
+            os._exit(UNDELIVERED)  # the main thread may be inside a call that never returns
+
+    threading.Thread(target=watch, daemon=True).start()
+    lock = hold(folder, wait=True)
+    pause, away = POLL, False
+    while not done.is_set():
+        last = closed.is_set()
+        try:
+            delivery.end() if last else delivery.send()
+            if last:
+                done.set()
+            if away:
+                LOG.warning("MLflow at %s takes records again", redact(store_uri()))
+            pause, away = POLL, False
+        except Exception as error:  # an outage, whatever its class: the training must not notice
+            if not away:
+                LOG.warning("MLflow at %s cannot be used now: %s", redact(store_uri()), error)
+            pause, away = min(2 * pause, LONGEST_PAUSE), True
+            if last:
+                time.sleep(POLL)
+        closed.wait(pause)
+    lock.close()
+    return 0
+
+
+def hold(folder: Path, wait: bool) -> IO[str]:
+    """Be the only one who delivers this run's records; BlockingIOError if another does."""
+    lock = open(folder / ".tracking.lock", "w")  # noqa: SIM115 - held until the caller closes it
+    fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    return lock
+
+
+def say_what_is_missing(folder: Path, delivery: Delivery) -> None:
+    """One line: how much did not arrive, and how to send it."""
+    LOG.warning(
+        "MLflow at %s did not take everything in time (%d records and the end of the run are "
+        "missing); %s",
+        redact(store_uri()),
+        delivery.waiting(),
+        mend(folder),
+    )
+
+
+class Redacting(logging.Formatter):
+    """Messages without passwords, whoever wrote them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+def main() -> int:
+    """Follow the run whose folder is the argument."""
+    os.nice(5)  # where cores are few, the training comes first
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
+    handler = logging.StreamHandler()
+    handler.setFormatter(Redacting("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    return follow(Path(sys.argv[1]), sys.stdin.buffer)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

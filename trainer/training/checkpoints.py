@@ -1,0 +1,259 @@
+"""What is kept so that training goes on after any crash, and how is it never half-written?
+
+`<run>/checkpoints/step_00000123/` holds the whole weights and the optimizer's states (the averaged
+weights among them), where training stands, and the configuration, all of it without a trace of the
+world size or the ZeRO stage: any number of ranks goes on from it. `step_00000123_evaluated` is the
+same step once the epoch's evaluation is done. Learning rate and random numbers are functions of the
+step, so neither a scheduler nor a generator needs keeping.
+
+A folder is written under another name by a thread of the main process, with `checkpoint.json`, the
+SHA-256 of every other file, last; then it gets its name. So it is complete or absent, and damage
+that comes later is noticed.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import shutil
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from data_pipeline.errors import InputError
+from trainer.training.sharding import Learner, Tensors
+
+LOG = logging.getLogger(__name__)
+
+WEIGHTS, STATES = "weights.safetensors", "states.safetensors"
+STATE, CONFIG, SEAL = "state.json", "config.yaml", "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Attributes:
+    every: optimizer steps between two checkpoints; those at the ends of epochs come besides, and
+        0 leaves it at them
+    keep: newest checkpoints kept beside the best
+    """
+
+    every: int = 0
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        if self.every < 0 or self.keep < 1:
+            raise ValueError("checkpoints.every must not be negative, checkpoints.keep at least 1")
+
+
+@dataclass
+class State:
+    """Where training stands.
+
+    Attributes:
+        step: optimizer steps done, those that were skipped among them
+        epoch, batch: the next global batch; with the data set, the seed and the size of a batch
+            this is the whole state of the stream
+        evaluated: epoch whose evaluation was done last
+        skipped: steps that were left out because their gradient was not finite
+        best, best_step: best value of the selection metric so far, and its step
+        mlflow_run: the run's id in MLflow
+        code: revision that wrote the checkpoint
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    evaluated: int = 0
+    skipped: int = 0
+    best: float = float("-inf")
+    best_step: int = -1
+    mlflow_run: str | None = None
+    code: str = ""
+
+    @property
+    def folder(self) -> str:
+        """Name of this state's checkpoint; names sort as training goes."""
+        done = self.epoch and self.batch == 0 and self.evaluated == self.epoch
+        return f"step_{self.step:08d}" + ("_evaluated" if done else "")
+
+
+class Checkpoints:
+    """The checkpoints of one run, as all ranks save them; only the main process writes.
+
+    `resolved` is the configuration to keep in them, `begun` the name of the one that was read.
+    `write_seconds` is how long writing took that ended last, beside the training.
+    """
+
+    def __init__(
+        self, folder: Path, config: CheckpointConfig, resolved: str, main: bool, begun: str | None
+    ) -> None:
+        self._folder, self._config, self._resolved, self._main = folder, config, resolved, main
+        self._last = begun
+        self.write_seconds = 0.0
+        self._thread: threading.Thread | None = None
+        self._failure: Exception | None = None
+        if main:  # mend what a crash left half-done
+            for path in folder.glob(".step_*.tmp"):
+                shutil.rmtree(path)
+            if begun:
+                _point(folder / "latest", begun)
+
+    def save(self, learner: Learner, state: State) -> float:
+        """Copy everything to memory and let it be written; returns the seconds that this took.
+
+        Every rank calls it. Waits for the checkpoint before it, and raises what went wrong there.
+        What is the newest checkpoint already is not written again.
+        """
+        begin = time.perf_counter()
+        self.wait()
+        if state.folder == self._last:
+            return 0.0
+        self._last = state.folder
+        weights, states = learner.weights(), learner.states()
+        if self._main:
+            snapshot = dataclasses.replace(state)
+            self._thread = threading.Thread(
+                target=self._write, args=(weights, states, snapshot), name="checkpoint"
+            )
+            self._thread.start()
+        return time.perf_counter() - begin
+
+    def wait(self) -> None:
+        """Return when what was saved is on disk."""
+        if self._thread:
+            self._thread.join()
+            self._thread = None
+        if self._failure:
+            raise self._failure
+
+    def _write(self, weights: Tensors, states: Tensors, state: State) -> None:
+        begin = time.perf_counter()
+        try:
+            target = self._folder / state.folder
+            temporary = self._folder / f".{target.name}.tmp"
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            save_file(weights, temporary / WEIGHTS)
+            save_file(states, temporary / STATES)
+            (temporary / STATE).write_text(json.dumps(dataclasses.asdict(state), indent=2))
+            (temporary / CONFIG).write_text(self._resolved)
+            hashes = {path.name: _hash(path) for path in sorted(temporary.iterdir())}
+            (temporary / SEAL).write_text(json.dumps(hashes, indent=2))
+            shutil.rmtree(target, ignore_errors=True)  # damaged, or training would have begun there
+            temporary.rename(target)
+            _point(self._folder / "latest", target.name)
+            self._prune(state)
+            self.write_seconds = time.perf_counter() - begin
+        except Exception as error:  # the thread cannot raise; `wait` does
+            self._failure = error
+
+    def _prune(self, state: State) -> None:
+        best = f"step_{state.best_step:08d}_evaluated"
+        for path in _all(self._folder)[: -self._config.keep]:
+            if path.name != best:
+                shutil.rmtree(path)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in memory."""
+
+    weights: Tensors
+    states: Tensors
+    state: State
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a run, None where there is none; warns of damaged ones."""
+    for path in reversed(_all(folder)):
+        try:
+            verify(path)
+        except InputError as error:
+            LOG.warning("%s; going on from the one before", error)
+        else:
+            return path
+    return None
+
+
+def verify(path: Path) -> None:
+    """Raise InputError unless every file of the checkpoint is as it was written."""
+    try:
+        hashes = json.loads((path / SEAL).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a complete checkpoint ({error})") from error
+    for name, expected in hashes.items():
+        if not (path / name).is_file() or _hash(path / name) != expected:
+            raise InputError(f"{path / name}: missing or damaged since it was written")
+
+
+def read(path: Path) -> Checkpoint:
+    """Everything that was saved. `load_weights` is what checks weights against a model."""
+    return Checkpoint(
+        load_file(path / WEIGHTS),
+        load_file(path / STATES),
+        State(**json.loads((path / STATE).read_text())),
+    )
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Load safetensors into `model`; InputError in one line if they are another model's."""
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read as safetensors ({error})") from error
+    expected = model.state_dict()
+    missing, extra = expected.keys() - weights.keys(), weights.keys() - expected.keys()
+    if missing or extra:
+        odd = sorted(missing or extra)[0]
+        raise InputError(
+            f"{path}: made by another model: {len(missing)} weights are missing and {len(extra)} "
+            f"unknown ({odd!r} for one); use the config that was saved beside it"
+        )
+    for name, weight in weights.items():
+        if weight.shape != expected[name].shape:
+            raise InputError(
+                f"{path}: made by another model: {name!r} has shape {tuple(weight.shape)}, the "
+                f"config asks for {tuple(expected[name].shape)}; use the config that was saved "
+                f"beside it"
+            )
+    model.load_state_dict(weights)
+
+
+def export(folder: Path, model: nn.Module, config: str) -> None:
+    """Write `model.safetensors` and `config.yaml`, the pair that prediction needs.
+
+    The weights come last: a folder with weights has its configuration.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("config.yaml", "model.safetensors"):
+        temporary = folder / f".{name}.tmp"
+        if name == "config.yaml":
+            temporary.write_text(config)
+        else:
+            save_file(_weights(model), temporary)
+        temporary.replace(folder / name)
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+
+
+def _all(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step_*"))
+
+
+def _hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _point(link: Path, name: str) -> None:
+    temporary = link.with_name(f".{link.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(name)
+    temporary.replace(link)

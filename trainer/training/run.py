@@ -1,0 +1,160 @@
+"""What is a run made of, and from where does it go on?"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from rich.console import Console
+
+from data_pipeline.errors import InputError
+from data_pipeline.stream.stream import PairStream
+from model.sdst.sdst import SDST
+from trainer.cli import dump_config
+from trainer.config import Config
+from trainer.judging.results import code_revision, nesting, provenance, trainable_parameters
+from trainer.tracking.tracking import End, Tracker
+from trainer.training import checkpoints
+from trainer.training.checkpoints import Checkpoints, State
+from trainer.training.meter import Meter
+from trainer.training.optimization import make_optimizer
+from trainer.training.preemption import StopSignals
+from trainer.training.sharding import Learner
+from trainer.training.splits import check_selection, open_split
+from trainer.training.work import flops_per_pair, measure_peak
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The streams of this rank."""
+
+    train: PairStream
+    selection: PairStream | None
+    report: PairStream | None
+
+
+def open_data(config: Config, accelerator: Accelerator) -> Splits:
+    """Open the feature shards of each split and check that they fit each other and the model."""
+
+    def stream(folder: str | None) -> PairStream | None:
+        return None if folder is None else open_split(folder, config, accelerator)
+
+    train = open_split(config.data.train, config, accelerator)
+    splits = Splits(train, stream(config.data.selection), stream(config.data.report))
+    if splits.selection:
+        check_selection(splits.selection.features, config)
+    for other in (splits.selection, splits.report):
+        if other is not None:
+            train.features.check_same_features(other.features)
+    return splits
+
+
+@dataclass
+class Run:
+    """A run at work. `judge` is a whole, plain copy of the model: it is given the weights, or their
+    average, when they are to be scored or exported. Only the main process has a `tracker`."""
+
+    config: Config
+    accelerator: Accelerator
+    stop: StopSignals
+    data: Splits
+    learner: Learner
+    judge: SDST
+    state: State
+    checkpoints: Checkpoints
+    tracker: Tracker | None
+
+    def save(self) -> None:
+        """Checkpoint; training goes on as soon as everything is copied."""
+        if self.tracker:
+            self.state.mlflow_run = self.tracker.run_id
+        pause = self.checkpoints.save(self.learner, self.state)
+        if self.tracker:
+            # The one before is written by now, this one is not.
+            numbers = {"pause": pause, "previous_write": self.checkpoints.write_seconds}
+            self.tracker.log("checkpoint", self.state.step, float(self.state.epoch), **numbers)
+
+    def close(self, status: End) -> None:
+        """Leave the run's folder and its records whole."""
+        self.checkpoints.wait()
+        if self.tracker:
+            self.tracker.close(status)
+
+
+def resume(
+    config: Config, accelerator: Accelerator, data: Splits, stop: StopSignals, console: Console
+) -> Run:
+    """Model, optimizer and records, as a checkpoint left them or at the beginning."""
+    path = choose_checkpoint(config, accelerator)
+    model = SDST(config.model)
+    if path:
+        checkpoints.load_weights(path / checkpoints.WEIGHTS, model)
+    if config.compile:
+        model.compile()
+    optimizer = make_optimizer(model, config.optim)
+    learner = Learner(accelerator, model, optimizer)
+    state = State()
+    if path:
+        saved = checkpoints.read(path)
+        state = saved.state
+        learner.restore(saved.weights, saved.states, state.step - state.skipped)
+        if accelerator.is_main_process:
+            console.print(f"going on from step {state.step} (epoch {state.epoch}), {path}")
+    state.code = code_revision()
+    main = accelerator.is_main_process
+    own = config.folder / "checkpoints"
+    begun = path.name if path and path.parent == own else None
+    return Run(
+        config,
+        accelerator,
+        stop,
+        data,
+        learner,
+        SDST(config.model).to(accelerator.device).eval(),
+        state,
+        Checkpoints(own, config.checkpoints, dump_config(config), main, begun),
+        track(config, data, model, state) if main else None,
+    )
+
+
+def choose_checkpoint(config: Config, accelerator: Accelerator) -> Path | None:
+    """Where the run goes on, the same on every rank; None to begin.
+
+    Raises InputError, on the main process, for a checkpoint that was named and is not whole.
+    """
+    chosen: list[Path | None] = [None]
+    if accelerator.is_main_process:
+        chosen = [checkpoints.newest(config.folder / "checkpoints")]
+        if chosen[0] and config.resume == "never":
+            raise InputError(f"{config.folder}: has checkpoints; choose another --name or --resume")
+        if not chosen[0] and config.resume not in ("auto", "never"):
+            chosen = [Path(config.resume).resolve()]
+            checkpoints.verify(Path(config.resume))
+    broadcast_object_list(chosen)
+    return chosen[0]
+
+
+def track(config: Config, data: Splits, model: SDST, state: State) -> Tracker:
+    """Open the run's records; for the main process only."""
+    parameters = dataclasses.asdict(config) | {"trainable_parameters": trainable_parameters(model)}
+    return Tracker(
+        config.folder,
+        config.tracking,
+        config.name,
+        parameters,
+        provenance(config, data.train.features) | nesting(),
+        state.step,
+        state.mlflow_run,
+    )
+
+
+def make_meter(run: Run) -> Meter:
+    """A meter that knows the work of an average pair and what the device could do."""
+    config, pairs = run.config, run.data.train.pairs
+    work = flops_per_pair(config.model, round(pairs.clips.mean()), round(pairs.tokens.mean()))
+    if config.tracking.peak_tflops is not None:
+        return Meter(work, config.tracking.peak_tflops * 1e12)
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    return Meter(work, measure_peak(run.accelerator.device, dtype))
