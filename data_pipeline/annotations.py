@@ -9,6 +9,8 @@ from typing import Any
 
 from data_pipeline.errors import InputError
 
+HIGHLIGHT_CLIP = 2.0  # seconds: the grid of QVHighlights' saliency annotations
+
 
 @dataclass(frozen=True)
 class Annotation:

@@ -4,10 +4,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data_pipeline.extraction.extraction import ExtractionConfig, extract
+from data_pipeline.config import ExtractionConfig
+from data_pipeline.extraction.extraction import extract
 from launch.job_report import run_job
 from trainer.cli import command, parse_config
-from trainer.tracking.tracking import TrackingConfig
+from trainer.config import TrackingConfig
 
 
 @dataclass(frozen=True, kw_only=True)

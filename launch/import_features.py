@@ -10,7 +10,8 @@ without features are recorded in failures.jsonl; the same command goes on after 
 import sys
 from collections.abc import Sequence
 
-from data_pipeline.extraction.importing import ImportConfig, import_features
+from data_pipeline.config import ImportConfig
+from data_pipeline.extraction.importing import import_features
 from data_pipeline.features.verify import verify
 from launch.job_report import CONSOLE, run_job
 from trainer.cli import command, parse_config

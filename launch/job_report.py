@@ -13,12 +13,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from data_pipeline.config import JobConfig
 from data_pipeline.errors import InputError
-from data_pipeline.extraction.job import JobConfig, Progress, Summary
+from data_pipeline.extraction.job import Progress, Summary
 from data_pipeline.extraction.ray_cluster import ClusterLostError
 from data_pipeline.features.verify import read_failures
 from data_pipeline.storage import Location
-from trainer.tracking.tracking import Tracker, TrackingConfig
+from trainer.config import TrackingConfig
+from trainer.tracking.tracking import Tracker
 
 EXIT_TOO_MANY_FAILURES = 1
 EXIT_CLUSTER_LOST = 1

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from model.config import SDSTConfig
 from model.parameters import parameter_table
-from model.sdst.sdst import SDST, SDSTConfig
+from model.sdst.sdst import SDST
 from trainer.cli import command, parse_config
 
 

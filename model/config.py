@@ -1,12 +1,11 @@
-"""What can be chosen about the model: every number and every ablation of the paper."""
+"""What can be chosen about the models and their objective: every number, every ablation."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from model.layers.attention import Backend
-from model.layers.deformable import Kernel
-from model.layers.fused import NormKernel
-
+Backend = Literal["sdpa", "xformers", "flash"]
+Kernel = Literal["torch", "triton"]
+NormKernel = Literal["torch", "apex"]
 SparseAttention = Literal["rdsa", "deformable", "deformable_pure_init", "cross"]
 
 
@@ -67,6 +66,65 @@ class SDSTConfig:
             self.width,
             f"a multiple of 2 * heads = {2 * self.heads}",
         )
+
+
+@dataclass(frozen=True)
+class MatchingCost:
+    """Weights of the terms of the matching cost, and the focal loss's alpha and gamma in it."""
+
+    classification: float = 6.0
+    l1: float = 5.0
+    iou: float = 2.0
+    alpha: float = 0.25
+    gamma: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name in ("classification", "l1", "iou", "gamma"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: make it 0 or more")
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha is {self.alpha!r}: make it between 0 and 1")
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weight of each term; the names are the keys of the loss dictionary."""
+
+    classification: float = 2.0
+    l1: float = 5.0
+    iou: float = 2.0
+    actionness: float = 4.0
+    saliency: float = 0.1
+    alignment_batch: float = 0.1
+    alignment_layers: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, weight in asdict(self).items():
+            if weight < 0:
+                raise ValueError(f"{name} is {weight!r}: make it 0 or more")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The objective. `supervise`: every recurrence step, or only the last.
+
+    alpha, gamma: of the focal loss; temperature: of the three contrastive terms.
+    """
+
+    weights: LossWeights = field(default_factory=LossWeights)
+    matching: MatchingCost = field(default_factory=MatchingCost)
+    supervise: Literal["all", "last"] = "all"
+    alpha: float = 0.25
+    gamma: float = 2.0
+    temperature: float = 0.07
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is {self.temperature!r}: make it positive")
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha is {self.alpha!r}: make it between 0 and 1")
+        if self.supervise not in ("all", "last"):
+            raise ValueError(f"supervise is {self.supervise!r}: make it 'all' or 'last'")
 
 
 def _require(condition: bool, field: str, value: object, wanted: str) -> None:

@@ -1,4 +1,4 @@
-"""What can an experiment set? Every section's dataclass lives beside what it configures."""
+"""What can an experiment set? Each section in its dataclass, and the whole of them."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,13 +6,8 @@ from typing import Any, Literal
 
 import yaml
 
-from data_pipeline.stream.stream import DataConfig
-from model.objective.losses import LossConfig
-from model.sdst.sdst import SDSTConfig
-from trainer.inference.postprocess import PostprocessConfig
-from trainer.tracking.tracking import TrackingConfig
-from trainer.training.checkpoints import CheckpointConfig
-from trainer.training.optimization import OptimConfig
+from data_pipeline.config import DataConfig
+from model.config import LossConfig, SDSTConfig
 
 # May change when a run goes on: how it is carried out, not what comes of it.
 CARRIED_OUT = (
@@ -20,6 +15,107 @@ CARRIED_OUT = (
 )  # fmt: skip
 
 SELECTION_METRICS = ("mAP", "R1@0.5", "R1@0.7", "mIoU", "HD-mAP", "HIT@1")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Attributes:
+    every: optimizer steps between two checkpoints; those at the ends of epochs come besides, and
+        0 leaves it at them
+    keep: newest checkpoints kept beside the best
+    """
+
+    every: int = 0
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        if self.every < 0 or self.keep < 1:
+            raise ValueError("checkpoints.every must not be negative, checkpoints.keep at least 1")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Defaults are the schedule of R2-Tuning, which SDST's authors build on.
+
+    Attributes:
+        lr: peak learning rate
+        slow: factor on the learning rate of the sampling offsets and references (TadTR)
+        weight_decay: AdamW's decay of matrices; biases, norms and scalars are not decayed
+        warmup: optimizer steps of linear warm-up
+        schedule: what follows the warm-up
+        drop_at: epoch after which "step" multiplies the rate by 0.1
+        clip_norm: largest norm of the whole gradient, 0 to leave it
+        accumulate: parts that a batch is taken in, one after the other, where it does not fit the
+            memory at once; the batch of a step stays data.batch_size pairs
+        averaging: decay of the average of the weights that is scored and exported, e.g. 0.999;
+            0 scores and exports the weights themselves
+        skip_not_finite: steps of a run that may be left out because their gradient is not finite,
+            before the run stops; 0 stops at the first
+        kernel: "apex" takes NVIDIA's FusedAdam, an error where it is not installed
+    """
+
+    lr: float = 2.5e-4
+    slow: float = 0.1
+    weight_decay: float = 1e-4
+    warmup: int = 500
+    schedule: Literal["constant", "step", "cosine"] = "step"
+    drop_at: int = 20
+    clip_norm: float = 35.0
+    accumulate: int = 1
+    averaging: float = 0.0
+    skip_not_finite: int = 0
+    kernel: Literal["torch", "apex"] = "torch"
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or self.clip_norm < 0 or self.warmup < 0:
+            raise ValueError(
+                "optim.lr must be positive, optim.clip_norm and optim.warmup not negative"
+            )
+        if self.accumulate < 1 or self.skip_not_finite < 0:
+            raise ValueError(
+                "optim.accumulate must be at least 1, optim.skip_not_finite not negative"
+            )
+        if not 0 <= self.averaging < 1:
+            raise ValueError(f"optim.averaging {self.averaging} must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class PostprocessConfig:
+    """What is done to predicted windows; the default is the field's for QVHighlights.
+
+    Attributes:
+        suppression: hard drops a window that meets a better one (NMS); linear and gaussian lower
+            its score instead (soft-NMS, Bodla et al., arXiv 1704.04503)
+        threshold: IoU from which hard drops and linear lowers
+        sigma: width of the gaussian
+        demote: list what hard would drop last, with score 0, instead of dropping it. This is how
+            published QVHighlights figures are made: a near-duplicate can still hit at IoU 0.95
+        unit: seconds to whose multiples edges are rounded, 0 for no rounding
+        keep: windows kept for each query, best first
+    """
+
+    suppression: Literal["none", "hard", "linear", "gaussian"] = "hard"
+    threshold: float = 0.7
+    sigma: float = 0.5
+    demote: bool = True
+    unit: float = 2.0
+    keep: int = 10
+
+    def __post_init__(self) -> None:
+        if self.suppression not in ("none", "hard", "linear", "gaussian"):
+            raise ValueError(
+                f"suppression {self.suppression!r} is not one of none, hard, linear, gaussian"
+            )
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold {self.threshold} is an IoU; give a number from 0 to 1")
+        if not self.sigma > 0:
+            raise ValueError(f"sigma {self.sigma} must be above 0")
+        if not 0 <= self.unit < float("inf"):
+            raise ValueError(f"unit {self.unit} must be seconds, 0 for no rounding")
+        if self.keep < 1:
+            raise ValueError(
+                f"keep {self.keep} must be at least 1: a query without windows scores 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -50,6 +146,30 @@ class EvalConfig:
                 raise ValueError(
                     f"eval.metric {name!r} is unknown; choose from {', '.join(SELECTION_METRICS)}"
                 )
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """Attributes:
+    mlflow: record runs in MLflow, at MLFLOW_TRACKING_URI or in ./mlflow.db
+    experiment: MLflow experiment that holds the run
+    every: optimizer steps between two training records
+    close_wait: seconds to wait at the end for a slow MLflow server (5 at most if it was killed)
+    peak_tflops: what one rank's device could do, for the FLOP utilisation; none measures a large
+        matrix product at the start
+    """
+
+    mlflow: bool = True
+    experiment: str = "sdst"
+    every: int = 10
+    close_wait: float = 60.0
+    peak_tflops: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError("tracking.every must be at least 1")
+        if self.peak_tflops is not None and self.peak_tflops <= 0:
+            raise ValueError("tracking.peak_tflops must be positive, or null to measure")
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ from functools import cached_property
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data_pipeline.config import EncoderConfig
 from data_pipeline.errors import InputError
 from data_pipeline.extraction.weights import find_file, read_weights
 from data_pipeline.features.samples import Half
@@ -31,51 +32,6 @@ from model.backbones import (
 Key = TypeVar("Key")
 Module = TypeVar("Module", VideoEncoder, TextEncoder)
 Frames = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class EncoderConfig:
-    """Attributes:
-    video: registered name of the video encoder
-    video_layers: its layers to keep, from shallow to deep; negative ones count from the deepest
-    video_weights: .safetensors or .pt file; default: the weights in the encoder's package
-    video_options: further options of the encoder
-    text: registered name of the text encoder
-    text_layers: its layers to keep
-    text_weights: as `video_weights`
-    text_options: as `video_options`
-    tokenizer: a Hugging Face tokenizer.json; default: the one in the encoder's package
-    clip_length: seconds of a clip
-    frames_per_clip: frames that the encoder sees of a clip; default: those it was trained with
-    arithmetic: floating-point type of the encoders' weights and inputs
-    device: `auto` is a CUDA device if there is one
-    batch: clips that the video encoder sees at once, always, so that no result depends on others
-    threads: processor threads of one encoder
-    """
-
-    video: str = "efficientnet-lite0"
-    video_layers: tuple[int, ...] = (-4, -3, -2, -1)
-    video_weights: Path | None = None
-    video_options: dict[str, Any] = field(default_factory=dict)
-    text: str = "all-minilm-l6-v2"
-    text_layers: tuple[int, ...] = (-4, -3, -2, -1)
-    text_weights: Path | None = None
-    text_options: dict[str, Any] = field(default_factory=dict)
-    tokenizer: Path | None = None
-    clip_length: float = 2.0
-    frames_per_clip: int | None = None
-    arithmetic: Literal["float32", "bfloat16"] = "float32"
-    device: str = "auto"
-    batch: int = 8
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        if self.clip_length <= 0:
-            raise ValueError("encoder.clip_length must be a positive number of seconds")
-        if self.batch < 1 or self.threads < 1 or (self.frames_per_clip or 1) < 1:
-            raise ValueError(
-                "encoder.batch, encoder.threads and encoder.frames_per_clip must be at least 1"
-            )
 
 
 @dataclass(frozen=True)

@@ -1,45 +1,17 @@
 """How does a folder of videos become features, on one machine or a cluster?"""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import ray
 
+from data_pipeline.config import ExtractionConfig
 from data_pipeline.errors import InputError
 from data_pipeline.extraction.decoder import Decoding
-from data_pipeline.extraction.encoding import EncoderConfig, FeatureEncoder
-from data_pipeline.extraction.job import JobConfig, Progress, Summary, make_shards
+from data_pipeline.extraction.encoding import FeatureEncoder
+from data_pipeline.extraction.job import Progress, Summary, make_shards
 from data_pipeline.extraction.pool import Workers
 from data_pipeline.extraction.worker import Extractor
 from data_pipeline.storage import Location
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExtractionConfig(JobConfig):
-    """Attributes, beside those of `JobConfig`; a worker is an encoder with decoders of its own:
-    videos: folder of the videos, named by their ids, or its URL in an object store
-    encoder: what features are made of
-    gpus: GPUs of one encoder, 0.5 puts two on one
-    decoders: actors that decode for one encoder; default: one without a GPU, else a fair part of
-        the processors
-    time_limit: seconds that decoding one video may take
-    retries: times that a video is tried again whose decoder died or whose file could not be read
-    """
-
-    videos: str | Path
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    gpus: float = 0.0
-    decoders: int | None = None
-    time_limit: float = 600.0
-    retries: int = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.gpus < 0 or self.time_limit <= 0 or self.retries < 0:
-            raise ValueError("gpus and retries must not be negative, time_limit positive")
-        if self.decoders is not None and self.decoders < 1:
-            raise ValueError("decoders must be at least 1")
 
 
 def extract(

@@ -2,22 +2,21 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import ray
 
 from data_pipeline.annotations import Annotation, read_annotations
+from data_pipeline.config import ImportConfig
 from data_pipeline.errors import InputError
 from data_pipeline.extraction.encoding import package_version
-from data_pipeline.extraction.job import JobConfig, Progress, Summary, make_shards
+from data_pipeline.extraction.job import Progress, Summary, make_shards
 from data_pipeline.extraction.plan import PlannedShard, PlannedVideo
 from data_pipeline.extraction.pool import Seconds, VideoDone, Workers
 from data_pipeline.extraction.released import (
     RELEASES,
     FeatureFileError,
-    Pooling,
     Release,
     find_features,
     read_text,
@@ -27,32 +26,6 @@ from data_pipeline.features.samples import Half, Sample, StoredQuery
 from data_pipeline.features.shards import IMPORTED, Provenance
 from data_pipeline.features.writing import Failure, ShardWriter
 from data_pipeline.video import clip_count
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportConfig(JobConfig):
-    """Attributes, beside those of `JobConfig`:
-    video_dir: folder of the videos' feature files, named by their ids
-    text_dir: folder of the queries' feature files, named by their qids
-    clip_length: seconds that one row of the video features stands for
-    pooling: of the patch tokens of R2-Tuning's files
-    video_encoder, text_encoder: what made the features; default: what the release used
-    video_layers, text_layers: which of its layers they are; default: the deepest ones
-    """
-
-    video_dir: Path
-    text_dir: Path
-    clip_length: float = 2.0
-    pooling: Pooling = "cls"
-    video_encoder: str | None = None
-    text_encoder: str | None = None
-    video_layers: tuple[int, ...] | None = None
-    text_layers: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.clip_length <= 0:
-            raise ValueError("clip_length must be a positive number of seconds")
 
 
 def import_features(

@@ -11,13 +11,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from data_pipeline.annotations import read_annotations
+from data_pipeline.config import JobConfig
 from data_pipeline.errors import InputError
 from data_pipeline.extraction.job_folder import JobFolder
-from data_pipeline.extraction.plan import PlannedShard, ShardingConfig, plan_shards
+from data_pipeline.extraction.plan import PlannedShard, plan_shards
 from data_pipeline.extraction.pool import Seconds, SentencesDone, VideoDone, WorkerPool, Workers
 from data_pipeline.extraction.ray_cluster import Watch
 from data_pipeline.extraction.ray_session import ray_session
@@ -25,33 +25,6 @@ from data_pipeline.features.shards import Provenance, read_json
 from data_pipeline.features.writing import write_json, write_manifest
 from data_pipeline.storage import Location, Source
 from data_pipeline.video import clip_count
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobConfig:
-    """Attributes:
-    annotations: annotation rows of the split, JSONL
-    output: folder of the feature set, or its URL in an object store
-    split: its name, for the records; default: the name of the output folder
-    sharding: which videos share a shard
-    workers: actors that make shards; default: as many as there is room for
-    threshold: part of the videos that may fail before the job counts as failed
-    retry_failed: make shards with failed videos again
-    """
-
-    annotations: Path
-    output: str | Path
-    split: str | None = None
-    sharding: ShardingConfig = field(default_factory=ShardingConfig)
-    workers: int | None = None
-    threshold: float = 0.05
-    retry_failed: bool = False
-
-    def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise ValueError("workers must be at least 1")
-        if not 0 <= self.threshold <= 1:
-            raise ValueError("threshold must be between 0 and 1")
 
 
 @dataclass

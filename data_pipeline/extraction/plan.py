@@ -6,27 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from data_pipeline.annotations import Annotation
+from data_pipeline.config import ShardingConfig
 from data_pipeline.storage import Location, Source
 from data_pipeline.video import clip_count
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".ts")
-
-
-@dataclass(frozen=True)
-class ShardingConfig:
-    """A shard is closed when another video would exceed one of these.
-
-    Attributes:
-        videos: videos of a shard
-        clips: clips of a shard, by the annotations' durations; 4 layers of 768 are 6 kB a clip
-    """
-
-    videos: int = 1000
-    clips: int = 50_000
-
-    def __post_init__(self) -> None:
-        if self.videos < 1 or self.clips < 1:
-            raise ValueError("sharding.videos and sharding.clips must be at least 1")
 
 
 @dataclass(frozen=True)

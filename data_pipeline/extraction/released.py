@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.config import Pooling
 from data_pipeline.errors import InputError
 from data_pipeline.features.samples import Half, is_finite
 
@@ -30,8 +31,6 @@ DAMAGE = (
     *(zipfile.BadZipFile, zlib.error),
 )
 """What numpy and zipfile raise for damaged, encrypted or pickled contents, and absurd shapes."""
-
-Pooling = Literal["cls", "average"]
 
 
 class FeatureFileError(InputError):

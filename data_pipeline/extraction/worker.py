@@ -12,9 +12,10 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from data_pipeline.config import EncoderConfig
 from data_pipeline.errors import InputError
 from data_pipeline.extraction.decoder import Decoded, Decoders, Decoding
-from data_pipeline.extraction.encoding import EncoderConfig, FeatureEncoder, Frames
+from data_pipeline.extraction.encoding import FeatureEncoder, Frames
 from data_pipeline.extraction.plan import PlannedSentences, PlannedShard, PlannedVideo
 from data_pipeline.extraction.pool import Seconds, SentencesDone, Task, VideoDone, Word
 from data_pipeline.extraction.sentences import SharedSentences, write_sentences

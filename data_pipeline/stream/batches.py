@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from data_pipeline.annotations import Annotation
-
-HIGHLIGHT_CLIP = 2.0  # seconds: the grid of QVHighlights' saliency annotations
+from data_pipeline.annotations import HIGHLIGHT_CLIP, Annotation
 
 
 @dataclass

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.config import OrderConfig
+
 Ints = NDArray[np.int64]
 
 
@@ -31,24 +33,6 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.sample)
-
-
-@dataclass(frozen=True)
-class OrderConfig:
-    """Attributes:
-    lanes: canonical number of lanes; every world size must divide it
-    window: pairs of a lane that are shuffled among each other; bounds what a lane may hold at
-        once, and spreads the queries of one video
-    bucket: serve pairs of similar length together, within the windows
-    """
-
-    lanes: int = 64
-    window: int = 64
-    bucket: bool = False
-
-    def __post_init__(self) -> None:
-        if self.lanes < 1 or self.window < 1:
-            raise ValueError("order.lanes and order.window must be at least 1")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ the sentences that it serves.
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
+from data_pipeline.config import ReadingConfig
 from data_pipeline.errors import InputError
 from data_pipeline.features.samples import Damaged
 from data_pipeline.features.shards import FeatureSet
@@ -28,31 +28,6 @@ Flags = NDArray[np.bool_]
 
 MOST_DAMAGED = 1000
 """Pairs in a row without a whole one after which reading stops: there is nothing to go on with."""
-
-
-@dataclass(frozen=True)
-class ReadingConfig:
-    """How a process reads; none of it changes a batch.
-
-    Attributes:
-        buffer_mb: memory in which a process keeps videos between two of their queries; what does
-            not fit is read again
-        connections: samples that a process asks an object store for at the same time
-        cache: local folder where what came from an object store is kept; none keeps nothing
-        cache_gb: its limit; what was used longest ago goes first
-    """
-
-    buffer_mb: int = 1024
-    connections: int = 16
-    cache: Path | None = None
-    cache_gb: float = 50.0
-
-    def __post_init__(self) -> None:
-        if self.buffer_mb < 0 or self.cache_gb <= 0 or self.connections < 1:
-            raise ValueError(
-                "data.reading: buffer_mb must not be negative, cache_gb positive, connections "
-                "at least 1"
-            )
 
 
 @dataclass(frozen=True)

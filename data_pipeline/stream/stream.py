@@ -9,77 +9,25 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypeVar
+from dataclasses import asdict
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import distributed
 from torch.utils.data import DataLoader
 
+from data_pipeline.config import DataConfig
 from data_pipeline.errors import InputError
 from data_pipeline.features.shards import FeatureSet
 from data_pipeline.stream.batches import PairBatch, merge
-from data_pipeline.stream.order import (
-    OrderConfig,
-    Pairs,
-    Share,
-    check_divides,
-    epoch_order,
-    storage_order,
-)
-from data_pipeline.stream.reading import Dropout, Parts, ReadingConfig, Serving
+from data_pipeline.stream.order import Pairs, Share, check_divides, epoch_order, storage_order
+from data_pipeline.stream.reading import Dropout, Parts, Serving
 
 LOG = logging.getLogger(__name__)
 
 MERGED_AHEAD = 2
 """Batches that are put together from the workers' parts before they are asked for."""
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Attributes:
-    train: feature shards to learn from, a folder or a URL (s3://bucket/folder)
-    selection: feature shards that choose the best epoch; none keeps the last epoch
-    report: feature shards whose scores are reported, once, at the end
-    batch_size: pairs of one training step over all ranks
-    eval_batch_size: pairs of one evaluation step over all ranks
-    last_batch: what becomes of the pairs that do not fill a batch: left out of this epoch, or
-        filled up with the epoch's first pairs
-    workers: loader processes per rank; 0 reads in the training process
-    prefetch: batches that each worker keeps ready
-    skip_damaged: go on where stored samples are damaged: in training the next pair of the order
-        stands in for one that cannot be read, in evaluation it is left out; all are counted
-    clip_dropout: probability with which a clip of a training pair is zeroed
-    text_dropout: probability with which a token of a training pair's sentence is zeroed
-    provenance: what the features must have been made with, by the names of the manifest's
-        provenance: {video_encoder: internvideo2-1b, clip_length: 2.0}; anything else is free
-    order: in which order pairs are served
-    reading: how a process reads them
-    """
-
-    train: str = "features/train"
-    selection: str | None = None
-    report: str | None = None
-    batch_size: int = 32
-    eval_batch_size: int = 64
-    last_batch: Literal["drop", "wrap"] = "drop"
-    workers: int = 0
-    prefetch: int = 4
-    skip_damaged: bool = False
-    clip_dropout: float = 0.0
-    text_dropout: float = 0.0
-    provenance: dict[str, Any] = field(default_factory=dict)
-    order: OrderConfig = field(default_factory=OrderConfig)
-    reading: ReadingConfig = field(default_factory=ReadingConfig)
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.eval_batch_size < 1:
-            raise ValueError("data.batch_size and data.eval_batch_size must be at least 1")
-        if self.workers < 0 or self.prefetch < 1:
-            raise ValueError("data.workers must not be negative, data.prefetch at least 1")
-        if not (0 <= self.clip_dropout < 1 and 0 <= self.text_dropout < 1):
-            raise ValueError("data.clip_dropout and data.text_dropout must be in [0, 1)")
 
 
 def list_pairs(features: FeatureSet) -> Pairs:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from model.backbones import VideoEncoder, load_exactly, resolve_layers
 from model.backbones.internvideo2_checkpoint import UNUSED_VISION, take_part
-from model.layers.attention import Backend, attention, check_backend
+from model.config import Backend
+from model.layers.attention import attention, check_backend
 
 
 @dataclass(frozen=True)

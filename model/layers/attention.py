@@ -17,13 +17,13 @@ from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Backend = Literal["sdpa", "xformers", "flash"]
+from model.config import Backend
 
 # On CPU the fused kernel of SDPA has a slow backward for short sequences: at B 32, H 8, Dh 32 and
 # two threads, forward and backward of 75 clips to 17 tokens take 9 ms fused and 4 ms as plain

@@ -6,13 +6,11 @@ among the clip indices (align_corners = False). Values are interpolated linearly
 and floor(x) + 1, and a neighbour outside the real clips counts as 0.
 """
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Kernel = Literal["torch", "triton"]
+from model.config import Kernel
 
 
 def deformable_sample(

@@ -1,11 +1,10 @@
 """Layer normalisation by torch or, where it is installed and asked for, by NVIDIA apex."""
 
 import importlib
-from typing import Literal
 
 from torch import nn
 
-NormKernel = Literal["torch", "apex"]
+from model.config import NormKernel
 
 
 def layer_norm(width: int, kernel: NormKernel = "torch") -> nn.Module:

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.config import NormKernel
 from model.layers.dropout import Dropout
-from model.layers.fused import NormKernel, layer_norm
+from model.layers.fused import layer_norm
 
 
 class InputProjection(nn.Module):

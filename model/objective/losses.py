@@ -1,59 +1,18 @@
 """The training objective: set prediction of moments, highlights and alignment."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Literal
+from dataclasses import asdict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import record_function
 
+from model.config import LossConfig
 from model.objective.contrastive import alignment, draw_positive, sampled_nce
-from model.objective.matching import MatchingCost, match
+from model.objective.matching import match
 from model.objective.ranks import total, world_size
 from model.sdst.sdst import Prediction
 from model.spans import iou, pairwise_iou, to_edges
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """Weight of each term; the names are the keys of the loss dictionary."""
-
-    classification: float = 2.0
-    l1: float = 5.0
-    iou: float = 2.0
-    actionness: float = 4.0
-    saliency: float = 0.1
-    alignment_batch: float = 0.1
-    alignment_layers: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name, weight in asdict(self).items():
-            if weight < 0:
-                raise ValueError(f"{name} is {weight!r}: make it 0 or more")
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """The objective. `supervise`: every recurrence step, or only the last.
-
-    alpha, gamma: of the focal loss; temperature: of the three contrastive terms.
-    """
-
-    weights: LossWeights = field(default_factory=LossWeights)
-    matching: MatchingCost = field(default_factory=MatchingCost)
-    supervise: Literal["all", "last"] = "all"
-    alpha: float = 0.25
-    gamma: float = 2.0
-    temperature: float = 0.07
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(f"temperature is {self.temperature!r}: make it positive")
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha is {self.alpha!r}: make it between 0 and 1")
-        if self.supervise not in ("all", "last"):
-            raise ValueError(f"supervise is {self.supervise!r}: make it 'all' or 'last'")
 
 
 class Criterion(nn.Module):

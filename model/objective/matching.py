@@ -1,31 +1,12 @@
 """Which query answers for which ground-truth window: minimum-cost bipartite matching (DETR)."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from model.config import MatchingCost
 from model.spans import pairwise_iou, to_edges
-
-
-@dataclass(frozen=True)
-class MatchingCost:
-    """Weights of the terms of the matching cost, and the focal loss's alpha and gamma in it."""
-
-    classification: float = 6.0
-    l1: float = 5.0
-    iou: float = 2.0
-    alpha: float = 0.25
-    gamma: float = 2.0
-
-    def __post_init__(self) -> None:
-        for name in ("classification", "l1", "iou", "gamma"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: make it 0 or more")
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha is {self.alpha!r}: make it between 0 and 1")
 
 
 @torch.no_grad()

@@ -23,10 +23,10 @@ from pathlib import Path
 
 import jsonargparse
 
-from data_pipeline.extraction.encoding import EncoderConfig, FeatureEncoder
-from data_pipeline.extraction.extraction import ExtractionConfig, extract
+from data_pipeline.config import EncoderConfig, ExtractionConfig, ShardingConfig
+from data_pipeline.extraction.encoding import FeatureEncoder
+from data_pipeline.extraction.extraction import extract
 from data_pipeline.extraction.job import Progress, Summary
-from data_pipeline.extraction.plan import ShardingConfig
 from data_pipeline.extraction.ray_session import WORKER_ENVIRONMENT
 from data_pipeline.video import VideoFile, probe
 from tests.data_pipeline.conftest import write_video

@@ -20,8 +20,8 @@ from pathlib import Path
 import jsonargparse
 import numpy as np
 
-from data_pipeline.extraction.importing import ImportConfig, import_features
-from data_pipeline.extraction.plan import ShardingConfig
+from data_pipeline.config import ImportConfig, ShardingConfig
+from data_pipeline.extraction.importing import import_features
 
 
 def main(

@@ -12,7 +12,7 @@ import jsonargparse
 import torch
 
 from model.backbones.internvideo2 import InternVideo2, InternVideo2Config
-from model.layers.attention import Backend
+from model.config import Backend
 
 TYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 

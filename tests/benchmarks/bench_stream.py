@@ -39,11 +39,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data_pipeline.annotations import Annotation
+from data_pipeline.config import DataConfig, ReadingConfig
 from data_pipeline.features.samples import Sample, StoredQuery
 from data_pipeline.features.shards import FeatureSet, Provenance
 from data_pipeline.features.writing import ShardWriter, write_manifest
-from data_pipeline.stream.reading import ReadingConfig
-from data_pipeline.stream.stream import DataConfig, PairStream
+from data_pipeline.stream.stream import PairStream
 
 LAYERS, VIDEO_WIDTH, TEXT_WIDTH = 5, 768, 1024
 BATCH = 32

@@ -29,9 +29,9 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.layers.deformable import Kernel
-from model.objective.losses import Criterion, LossConfig
-from model.sdst.sdst import SDST, SDSTConfig
+from model.config import Kernel, LossConfig, SDSTConfig
+from model.objective.losses import Criterion
+from model.sdst.sdst import SDST
 
 L, T, K, N = 75, 17, 4, 3
 COUNTED = 32  # pairs whose FLOPs are counted

@@ -32,8 +32,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.annotations import Annotation, read_annotations
+from data_pipeline.config import ShardingConfig
 from data_pipeline.extraction.encoding import package_version
-from data_pipeline.extraction.plan import PlannedVideo, ShardingConfig, plan_shards
+from data_pipeline.extraction.plan import PlannedVideo, plan_shards
 from data_pipeline.features.samples import Sample, StoredQuery
 from data_pipeline.features.shards import FeatureSet, Provenance
 from data_pipeline.features.writing import ShardWriter, write_manifest

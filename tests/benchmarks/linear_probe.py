@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_pipeline.annotations import Annotation
+from data_pipeline.config import DataConfig
 from data_pipeline.features.shards import FeatureSet
 from data_pipeline.stream.batches import PairBatch
-from data_pipeline.stream.stream import DataConfig, PairStream
+from data_pipeline.stream.stream import PairStream
 from trainer.inference.decode import highlight_scores, prediction_row
 from trainer.inference.postprocess import PRESETS, postprocess
 from trainer.metrics import evaluate

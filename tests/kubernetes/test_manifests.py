@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.extraction.extraction import ExtractionConfig
+from data_pipeline.config import ExtractionConfig
 from trainer.cli import parse_config
 from trainer.config import Config
 

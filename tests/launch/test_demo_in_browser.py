@@ -20,9 +20,11 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipeline.extraction.encoding import EncoderConfig, FeatureEncoder
+from data_pipeline.config import EncoderConfig
+from data_pipeline.extraction.encoding import FeatureEncoder
 from launch import predict
-from model.sdst.sdst import SDST, SDSTConfig
+from model.config import SDSTConfig
+from model.sdst.sdst import SDST
 from trainer.cli import dump_config
 from trainer.inference.pretrained import Export, encoder_of
 from trainer.pictures.timeline import clock

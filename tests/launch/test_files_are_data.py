@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_pipeline.extraction.importing import ImportConfig
+from data_pipeline.config import ImportConfig
 from launch import convert_internvideo2, extract, import_features, parameters, profile, quickstart
-from model.sdst.sdst import SDSTConfig
+from model.config import SDSTConfig
 from trainer import main as training
 from trainer.cli import load_config
 from trainer.config import Config

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.extraction.job import JobConfig, Progress, Summary
+from data_pipeline.config import JobConfig
+from data_pipeline.extraction.job import Progress, Summary
 from data_pipeline.extraction.pool import Seconds, VideoDone
 from data_pipeline.features.writing import Failure
 from launch.job_report import Report, rates, run_job
-from trainer.tracking.tracking import TrackingConfig
+from trainer.config import TrackingConfig
 
 SUMMARY = Summary(
     split="train",

@@ -13,10 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from data_pipeline.extraction.encoding import EncoderConfig, FeatureEncoder
+from data_pipeline.config import EncoderConfig
+from data_pipeline.extraction.encoding import FeatureEncoder
 from data_pipeline.features.shards import FeatureSet
 from launch import extract, predict
-from model.sdst.sdst import SDST, SDSTConfig
+from model.config import SDSTConfig
+from model.sdst.sdst import SDST
 from trainer.cli import dump_config
 from trainer.inference.predict import Grounder
 from trainer.inference.pretrained import Export, encoder_of

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipeline.extraction.encoding import EncoderConfig, FeatureEncoder
+from data_pipeline.config import EncoderConfig
+from data_pipeline.extraction.encoding import FeatureEncoder
 from launch import predict
 from launch.register import main
-from model.sdst.sdst import SDST, SDSTConfig
+from model.config import SDSTConfig
+from model.sdst.sdst import SDST
 from trainer.cli import dump_config
 from trainer.inference.pretrained import Export, encoder_of
 from trainer.training.checkpoints import export

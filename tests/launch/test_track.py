@@ -1,7 +1,8 @@
 import pytest
 
 from launch.track import main
-from trainer.tracking.tracking import Tracker, TrackingConfig
+from trainer.config import TrackingConfig
+from trainer.tracking.tracking import Tracker
 
 
 @pytest.fixture

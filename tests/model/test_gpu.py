@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from model.objective.losses import Criterion, LossConfig
+from model.config import LossConfig
+from model.objective.losses import Criterion
 from tests.model.backbones.test_internvideo2 import SMALL, build, clips
 from tests.model.layers.test_deformable_triton import COMPARE, python
 

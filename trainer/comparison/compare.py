@@ -10,9 +10,9 @@ import numpy as np
 
 from data_pipeline.errors import InputError
 from trainer.comparison.runs import COSTS, FinishedRun
+from trainer.metrics import HEADLINES
 from trainer.metrics.bootstrap import Difference, Interval, interval, resample
 from trainer.metrics.ragged import Floats
-from trainer.pictures.report import HEADLINES
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from trainer.comparison.charts import COLOURS, Point, cut, interval_chart, scatt
 from trainer.comparison.compare import Comparison, Group
 from trainer.comparison.runs import COSTS, FinishedRun
 from trainer.comparison.versus import versus
+from trainer.metrics import HEADLINES
 from trainer.pictures.charts import Series, line_chart
 from trainer.pictures.pages import write_page
-from trainer.pictures.report import HEADLINES
 from trainer.tracking.run_files import points
 
 ROWS_DRAWN = 20  # runs in a chart of intervals; the tables have all

@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_pipeline.annotations import Annotation
-from data_pipeline.stream.batches import HIGHLIGHT_CLIP
+from data_pipeline.annotations import HIGHLIGHT_CLIP, Annotation
 from model.sdst.sdst import Prediction
 from model.spans import to_edges
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import jinja2
 
 from trainer.inference.pretrained import Export
+from trainer.metrics import HEADLINES
 from trainer.metrics.bootstrap import LEVEL, Interval, intervals
 from trainer.metrics.storage import read_evaluation
-from trainer.pictures.report import HEADLINES
 from trainer.tracking.run_files import read_result
 
 CARD = "README.md"

@@ -1,11 +1,11 @@
 """Which of a model's overlapping windows are shown, and where exactly do they begin and end?"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from trainer.config import PostprocessConfig
 
 Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
@@ -13,45 +13,6 @@ Booleans = NDArray[np.bool_]
 
 SHORTEST = 0.002
 """Seconds that a shown window lasts at least, so that milliseconds can write it."""
-
-
-@dataclass(frozen=True)
-class PostprocessConfig:
-    """What is done to predicted windows; the default is the field's for QVHighlights.
-
-    Attributes:
-        suppression: hard drops a window that meets a better one (NMS); linear and gaussian lower
-            its score instead (soft-NMS, Bodla et al., arXiv 1704.04503)
-        threshold: IoU from which hard drops and linear lowers
-        sigma: width of the gaussian
-        demote: list what hard would drop last, with score 0, instead of dropping it. This is how
-            published QVHighlights figures are made: a near-duplicate can still hit at IoU 0.95
-        unit: seconds to whose multiples edges are rounded, 0 for no rounding
-        keep: windows kept for each query, best first
-    """
-
-    suppression: Literal["none", "hard", "linear", "gaussian"] = "hard"
-    threshold: float = 0.7
-    sigma: float = 0.5
-    demote: bool = True
-    unit: float = 2.0
-    keep: int = 10
-
-    def __post_init__(self) -> None:
-        if self.suppression not in ("none", "hard", "linear", "gaussian"):
-            raise ValueError(
-                f"suppression {self.suppression!r} is not one of none, hard, linear, gaussian"
-            )
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold {self.threshold} is an IoU; give a number from 0 to 1")
-        if not self.sigma > 0:
-            raise ValueError(f"sigma {self.sigma} must be above 0")
-        if not 0 <= self.unit < float("inf"):
-            raise ValueError(f"unit {self.unit} must be seconds, 0 for no rounding")
-        if self.keep < 1:
-            raise ValueError(
-                f"keep {self.keep} must be at least 1: a query without windows scores 0"
-            )
 
 
 PRESETS: Mapping[str, PostprocessConfig] = {

@@ -4,12 +4,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.config import EncoderConfig
 from data_pipeline.errors import InputError
-from data_pipeline.extraction.encoding import EncoderConfig
 from data_pipeline.features.shards import IMPORTED, Provenance
-from model.sdst.sdst import SDST, SDSTConfig
+from model.config import SDSTConfig
+from model.sdst.sdst import SDST
 from trainer.cli import load_config
-from trainer.inference.postprocess import PostprocessConfig
+from trainer.config import PostprocessConfig
 from trainer.training.checkpoints import load_weights
 
 WEIGHTS, CONFIG = "model.safetensors", "config.yaml"

@@ -18,16 +18,18 @@ from rich.console import Console
 from data_pipeline.annotations import Annotation
 from data_pipeline.errors import InputError
 from data_pipeline.stream.stream import PairStream
-from model.sdst.sdst import SDST, SDSTConfig
+from model.config import SDSTConfig
+from model.sdst.sdst import SDST
 from trainer.cli import load_config
 from trainer.config import Config
 from trainer.inference.pretrained import CONFIG, WEIGHTS, Export, find_model
 from trainer.judging import baselines
 from trainer.judging.evaluation import Rows, predict_split, score, withheld, write_predictions
-from trainer.judging.results import code_revision, coverage, print_result, stamp, write_result
+from trainer.judging.results import coverage, print_result, write_result
 from trainer.judging.submission import MEMBERS, submission_faults, write_submission
 from trainer.training import checkpoints
 from trainer.training.processes import join
+from trainer.training.provenance import code_revision, stamp
 from trainer.training.splits import open_split
 
 KERNELS = ("attention_backend", "deformable_kernel", "norm_kernel")

@@ -12,8 +12,9 @@ from torch import nn
 from data_pipeline.annotations import Annotation
 from data_pipeline.errors import InputError
 from data_pipeline.stream.batches import PairBatch
+from trainer.config import PostprocessConfig
 from trainer.inference.decode import decode, highlight_scores, prediction_row
-from trainer.inference.postprocess import PostprocessConfig, postprocess
+from trainer.inference.postprocess import postprocess
 from trainer.metrics import Evaluation, evaluate
 
 Rows = list[dict[str, object]]

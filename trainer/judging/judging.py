@@ -14,17 +14,10 @@ from trainer.judging.evaluation import (
     withheld,
     write_predictions,
 )
-from trainer.judging.results import (
-    coverage,
-    export,
-    print_result,
-    provenance,
-    trainable_parameters,
-    write_queries,
-    write_result,
-)
+from trainer.judging.results import coverage, export, print_result, write_queries, write_result
 from trainer.pictures.report import write_report
 from trainer.training import checkpoints
+from trainer.training.provenance import provenance, trainable_parameters
 from trainer.training.run import Run
 
 KEPT_IN_MLFLOW = (

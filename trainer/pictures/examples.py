@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.annotations import Annotation, iter_rows
+from data_pipeline.annotations import HIGHLIGHT_CLIP, Annotation, iter_rows
 from data_pipeline.errors import InputError
-from data_pipeline.stream.batches import HIGHLIGHT_CLIP
 from trainer.pictures.thumbnails import data_uri, film_strip
 from trainer.pictures.timeline import Timeline, annotated_saliency, clip_length_of, clock, ticks
 

@@ -7,19 +7,12 @@ from typing import Any
 from markupsafe import Markup
 
 from data_pipeline.annotations import Annotation
+from trainer.metrics import HEADLINES
 from trainer.pictures.charts import Series, line_chart
 from trainer.pictures.examples import Pair, draw_example, evenly_spaced, pair_up
 from trainer.pictures.pages import write_page
 from trainer.tracking.run_files import Records, is_number, points, read_records, read_result
 
-HEADLINES = {
-    "R1@0.5": "the first window overlaps a true one by at least 50 %",
-    "R1@0.7": "the first window overlaps a true one by at least 70 %",
-    "mAP": "ranking of all windows, IoU 0.50 to 0.95",
-    "mIoU": "overlap of the first window with the truth",
-    "HD-mAP": "ranking of clips by saliency",
-    "HIT@1": "the most salient clip is a very good one",
-}
 EXAMPLES = 6
 PLACE = (
     "kind",

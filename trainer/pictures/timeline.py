@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from data_pipeline.annotations import Annotation
-from data_pipeline.stream.batches import HIGHLIGHT_CLIP
+from data_pipeline.annotations import HIGHLIGHT_CLIP, Annotation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,36 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from trainer.config import TrackingConfig
+
 LOG = logging.getLogger(__name__)
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
 KILLED_WAIT = 5.0  # seconds: whoever stops a run has not long to wait
 End = Literal["FINISHED", "FAILED", "KILLED"]
 Status = Literal["RUNNING", End]
-
-
-@dataclass(frozen=True)
-class TrackingConfig:
-    """Attributes:
-    mlflow: record runs in MLflow, at MLFLOW_TRACKING_URI or in ./mlflow.db
-    experiment: MLflow experiment that holds the run
-    every: optimizer steps between two training records
-    close_wait: seconds to wait at the end for a slow MLflow server (5 at most if it was killed)
-    peak_tflops: what one rank's device could do, for the FLOP utilisation; none measures a large
-        matrix product at the start
-    """
-
-    mlflow: bool = True
-    experiment: str = "sdst"
-    every: int = 10
-    close_wait: float = 60.0
-    peak_tflops: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ValueError("tracking.every must be at least 1")
-        if self.peak_tflops is not None and self.peak_tflops <= 0:
-            raise ValueError("tracking.peak_tflops must be positive, or null to measure")
 
 
 @dataclass

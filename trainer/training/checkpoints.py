@@ -26,28 +26,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data_pipeline.errors import InputError
+from trainer.config import CheckpointConfig
 from trainer.training.sharding import Learner, Tensors
 
 LOG = logging.getLogger(__name__)
 
 WEIGHTS, STATES = "weights.safetensors", "states.safetensors"
 STATE, CONFIG, SEAL = "state.json", "config.yaml", "checkpoint.json"
-
-
-@dataclass(frozen=True)
-class CheckpointConfig:
-    """Attributes:
-    every: optimizer steps between two checkpoints; those at the ends of epochs come besides, and
-        0 leaves it at them
-    keep: newest checkpoints kept beside the best
-    """
-
-    every: int = 0
-    keep: int = 2
-
-    def __post_init__(self) -> None:
-        if self.every < 0 or self.keep < 1:
-            raise ValueError("checkpoints.every must not be negative, checkpoints.keep at least 1")
 
 
 @dataclass

@@ -1,60 +1,14 @@
 """How do the weights move: optimizer, parameter groups, learning rate as a function of the step?"""
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from model.sdst.sdst import SDST
+from trainer.config import OptimConfig
 from trainer.training.averaging import keep_averages
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """Defaults are the schedule of R2-Tuning, which SDST's authors build on.
-
-    Attributes:
-        lr: peak learning rate
-        slow: factor on the learning rate of the sampling offsets and references (TadTR)
-        weight_decay: AdamW's decay of matrices; biases, norms and scalars are not decayed
-        warmup: optimizer steps of linear warm-up
-        schedule: what follows the warm-up
-        drop_at: epoch after which "step" multiplies the rate by 0.1
-        clip_norm: largest norm of the whole gradient, 0 to leave it
-        accumulate: parts that a batch is taken in, one after the other, where it does not fit the
-            memory at once; the batch of a step stays data.batch_size pairs
-        averaging: decay of the average of the weights that is scored and exported, e.g. 0.999;
-            0 scores and exports the weights themselves
-        skip_not_finite: steps of a run that may be left out because their gradient is not finite,
-            before the run stops; 0 stops at the first
-        kernel: "apex" takes NVIDIA's FusedAdam, an error where it is not installed
-    """
-
-    lr: float = 2.5e-4
-    slow: float = 0.1
-    weight_decay: float = 1e-4
-    warmup: int = 500
-    schedule: Literal["constant", "step", "cosine"] = "step"
-    drop_at: int = 20
-    clip_norm: float = 35.0
-    accumulate: int = 1
-    averaging: float = 0.0
-    skip_not_finite: int = 0
-    kernel: Literal["torch", "apex"] = "torch"
-
-    def __post_init__(self) -> None:
-        if self.lr <= 0 or self.clip_norm < 0 or self.warmup < 0:
-            raise ValueError(
-                "optim.lr must be positive, optim.clip_norm and optim.warmup not negative"
-            )
-        if self.accumulate < 1 or self.skip_not_finite < 0:
-            raise ValueError(
-                "optim.accumulate must be at least 1, optim.skip_not_finite not negative"
-            )
-        if not 0 <= self.averaging < 1:
-            raise ValueError(f"optim.averaging {self.averaging} must be in [0, 1)")
 
 
 def make_optimizer(model: SDST, config: OptimConfig) -> torch.optim.Optimizer:

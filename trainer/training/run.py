@@ -14,13 +14,13 @@ from data_pipeline.stream.stream import PairStream
 from model.sdst.sdst import SDST
 from trainer.cli import dump_config
 from trainer.config import Config
-from trainer.judging.results import code_revision, nesting, provenance, trainable_parameters
 from trainer.tracking.tracking import End, Tracker
 from trainer.training import checkpoints
 from trainer.training.checkpoints import Checkpoints, State
 from trainer.training.meter import Meter
 from trainer.training.optimization import make_optimizer
 from trainer.training.preemption import StopSignals
+from trainer.training.provenance import code_revision, nesting, provenance, trainable_parameters
 from trainer.training.sharding import Learner
 from trainer.training.splits import check_selection, open_split
 from trainer.training.work import flops_per_pair, measure_peak

@@ -5,7 +5,7 @@ from accelerate import Accelerator
 from data_pipeline.errors import InputError
 from data_pipeline.features.shards import FeatureSet
 from data_pipeline.stream.stream import PairStream
-from model.sdst.sdst import SDSTConfig
+from model.config import SDSTConfig
 from trainer.config import Config
 
 

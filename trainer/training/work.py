@@ -7,7 +7,8 @@ from functools import cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.sdst.sdst import SDST, SDSTConfig
+from model.config import SDSTConfig
+from model.sdst.sdst import SDST
 
 
 @cache

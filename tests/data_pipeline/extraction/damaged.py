@@ -22,9 +22,8 @@ import jsonargparse
 import numpy as np
 from PIL import Image
 
-from data_pipeline.extraction.encoding import EncoderConfig
-from data_pipeline.extraction.extraction import ExtractionConfig, extract
-from data_pipeline.extraction.plan import ShardingConfig
+from data_pipeline.config import EncoderConfig, ExtractionConfig, ShardingConfig
+from data_pipeline.extraction.extraction import extract
 from data_pipeline.features.verify import read_failures
 from tests.data_pipeline.conftest import write_video
 

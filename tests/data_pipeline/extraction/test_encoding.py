@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from data_pipeline.config import EncoderConfig
 from data_pipeline.errors import InputError
-from data_pipeline.extraction.encoding import EncoderConfig, FeatureEncoder, VideoFeatures
+from data_pipeline.extraction.encoding import FeatureEncoder, VideoFeatures
 from data_pipeline.video import VideoFile
 
 MakeVideo = Callable[..., Path]

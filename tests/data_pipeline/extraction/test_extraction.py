@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data_pipeline.config import EncoderConfig, ExtractionConfig, ShardingConfig
 from data_pipeline.errors import InputError
 from data_pipeline.extraction import decoder
 from data_pipeline.extraction.decoder import Decoded, Decoder, Decoders, Decoding
-from data_pipeline.extraction.encoding import EncoderConfig, FeatureEncoder
-from data_pipeline.extraction.extraction import ExtractionConfig, extract
-from data_pipeline.extraction.plan import ShardingConfig
+from data_pipeline.extraction.encoding import FeatureEncoder
+from data_pipeline.extraction.extraction import extract
 from data_pipeline.extraction.pool import WorkerPool
 from data_pipeline.extraction.ray_session import ray_session
 from data_pipeline.extraction.worker import Extractor

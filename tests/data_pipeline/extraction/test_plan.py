@@ -3,13 +3,8 @@
 from pathlib import Path
 
 from data_pipeline.annotations import Annotation
-from data_pipeline.extraction.plan import (
-    SENTENCES,
-    ShardingConfig,
-    find_video,
-    plan_sentences,
-    plan_shards,
-)
+from data_pipeline.config import ShardingConfig
+from data_pipeline.extraction.plan import SENTENCES, find_video, plan_sentences, plan_shards
 from data_pipeline.storage import Location
 
 

@@ -13,9 +13,10 @@ import pytest
 
 pytest.importorskip("ray")
 
+from data_pipeline.config import JobConfig
 from data_pipeline.errors import InputError
 from data_pipeline.extraction import job, ray_cluster
-from data_pipeline.extraction.job import JobConfig, Summary, make_shards
+from data_pipeline.extraction.job import Summary, make_shards
 from data_pipeline.extraction.pool import Workers
 from data_pipeline.extraction.ray_cluster import ClusterLostError, Watch, await_cluster
 from data_pipeline.extraction.ray_session import ray_session

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.extraction.encoding import EncoderConfig, FeatureEncoder
-from data_pipeline.extraction.extraction import ExtractionConfig, extract
-from data_pipeline.extraction.plan import ShardingConfig
+from data_pipeline.config import EncoderConfig, ExtractionConfig, ShardingConfig
+from data_pipeline.extraction.encoding import FeatureEncoder
+from data_pipeline.extraction.extraction import extract
 from data_pipeline.features.shards import FeatureSet
 from data_pipeline.features.verify import read_failures, verify
 from data_pipeline.storage import Location

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_pipeline.config import DataConfig, OrderConfig
 from data_pipeline.errors import InputError
 from data_pipeline.features.shards import FeatureSet
-from data_pipeline.stream.order import OrderConfig
-from data_pipeline.stream.stream import DataConfig, PairStream
+from data_pipeline.stream.stream import PairStream
 
 CONFIG = DataConfig(batch_size=8, eval_batch_size=8, order=OrderConfig(lanes=8, window=4))
 SKIP = dataclasses.replace(CONFIG, skip_damaged=True)

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.stream.order import OrderConfig, Pairs, Share, check_divides, epoch_order
+from data_pipeline.config import OrderConfig
+from data_pipeline.stream.order import Pairs, Share, check_divides, epoch_order
 
 
 def make_pairs(queries_per_sample: list[int], samples_per_shard: int = 4) -> Pairs:

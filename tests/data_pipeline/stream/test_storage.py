@@ -10,14 +10,13 @@ from collections import deque
 import pytest
 import torch
 
+from data_pipeline.config import DataConfig, OrderConfig, ReadingConfig
 from data_pipeline.errors import InputError
 from data_pipeline.features.shards import FeatureSet
 from data_pipeline.storage import Location
 from data_pipeline.stream.cache import Cache
 from data_pipeline.stream.fetching import take
-from data_pipeline.stream.order import OrderConfig
-from data_pipeline.stream.reading import ReadingConfig
-from data_pipeline.stream.stream import DataConfig, PairStream
+from data_pipeline.stream.stream import PairStream
 
 CONFIG = DataConfig(batch_size=8, order=OrderConfig(lanes=8, window=4))
 

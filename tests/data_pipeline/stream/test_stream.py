@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from data_pipeline.annotations import read_annotations
+from data_pipeline.config import DataConfig, OrderConfig, ReadingConfig
 from data_pipeline.errors import InputError
 from data_pipeline.stream import fetching
-from data_pipeline.stream.order import OrderConfig, Pairs, epoch_order
-from data_pipeline.stream.reading import ReadingConfig, _visits
-from data_pipeline.stream.stream import DataConfig, PairStream, ahead
+from data_pipeline.stream.order import Pairs, epoch_order
+from data_pipeline.stream.reading import _visits
+from data_pipeline.stream.stream import PairStream, ahead
 
 CONFIG = DataConfig(batch_size=8, eval_batch_size=8, order=OrderConfig(lanes=8, window=4))
 

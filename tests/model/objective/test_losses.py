@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.objective.losses import Criterion, LossConfig, LossWeights, actionness_loss, focal_loss
+from model.config import LossConfig, LossWeights
+from model.objective.losses import Criterion, actionness_loss, focal_loss
 from model.objective.matching import match
 from model.spans import iou, to_edges
 

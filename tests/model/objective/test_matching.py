@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.objective.matching import MatchingCost, match, matching_cost
+from model.config import MatchingCost
+from model.objective.matching import match, matching_cost
 
 
 def draw(seed, S, B, M, N):

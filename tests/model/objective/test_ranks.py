@@ -12,8 +12,9 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from model.objective.losses import Criterion, LossConfig, LossWeights
-from model.sdst.sdst import SDST, SDSTConfig
+from model.config import LossConfig, LossWeights, SDSTConfig
+from model.objective.losses import Criterion
+from model.sdst.sdst import SDST
 
 PAIRS = 6
 CLIPS = torch.tensor([4, 9, 7, 12, 3, 12])  # the longest of the two halves differ

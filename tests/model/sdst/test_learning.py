@@ -2,7 +2,8 @@
 
 import torch
 
-from model.objective.losses import Criterion, LossConfig
+from model.config import LossConfig
+from model.objective.losses import Criterion
 from model.spans import iou, to_edges
 
 

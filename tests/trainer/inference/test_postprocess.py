@@ -4,8 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.annotations import Annotation
+from trainer.config import PostprocessConfig
 from trainer.inference.decode import prediction_row
-from trainer.inference.postprocess import PRESETS, PostprocessConfig, postprocess
+from trainer.inference.postprocess import PRESETS, postprocess
 from trainer.judging.submission import submission_faults
 
 

@@ -13,7 +13,8 @@ from data_pipeline.annotations import Annotation
 from data_pipeline.errors import InputError
 from data_pipeline.extraction.encoding import VideoFeatures
 from data_pipeline.features.shards import Provenance
-from model.sdst.sdst import SDST, SDSTConfig
+from model.config import SDSTConfig
+from model.sdst.sdst import SDST
 from trainer.cli import dump_config
 from trainer.inference import predict
 from trainer.inference.decode import decode

@@ -13,7 +13,8 @@ from data_pipeline.features.samples import StoredQuery
 from data_pipeline.features.shards import FeatureSet
 from data_pipeline.features.writing import ShardWriter, write_manifest
 from launch.evaluate import main as evaluate
-from model.sdst.sdst import SDST, SDSTConfig
+from model.config import SDSTConfig
+from model.sdst.sdst import SDST
 from trainer.cli import dump_config
 from trainer.inference.pretrained import Export, encoder_of
 from trainer.main import main

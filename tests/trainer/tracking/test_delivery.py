@@ -5,9 +5,10 @@ import threading
 import mlflow
 import pytest
 
+from trainer.config import TrackingConfig
 from trainer.tracking import delivery
 from trainer.tracking.delivery import Delivery, follow
-from trainer.tracking.tracking import RunRecord, Tracker, TrackingConfig
+from trainer.tracking.tracking import RunRecord, Tracker
 
 
 @pytest.fixture

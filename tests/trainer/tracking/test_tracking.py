@@ -5,8 +5,9 @@ import time
 
 import pytest
 
+from trainer.config import TrackingConfig
 from trainer.tracking.delivery import Redacting
-from trainer.tracking.tracking import Tracker, TrackingConfig, redact
+from trainer.tracking.tracking import Tracker, redact
 
 
 def track(folder, **changes):

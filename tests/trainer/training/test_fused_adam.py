@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from model.sdst.sdst import SDST, SDSTConfig
-from trainer.training.optimization import OptimConfig, make_optimizer
+from model.config import SDSTConfig
+from model.sdst.sdst import SDST
+from trainer.config import OptimConfig
+from trainer.training.optimization import make_optimizer
 
 MODEL = SDSTConfig(video_width=4, text_width=4, width=16, heads=2, layers=(-1,))
 

@@ -5,9 +5,11 @@ import os
 import pytest
 import torch
 
-from model.sdst.sdst import SDST, SDSTConfig
+from model.config import SDSTConfig
+from model.sdst.sdst import SDST
+from trainer.config import OptimConfig
 from trainer.main import main
-from trainer.training.optimization import OptimConfig, make_optimizer, rate, set_rates
+from trainer.training.optimization import make_optimizer, rate, set_rates
 
 MODEL = SDSTConfig(
     video_width=12, text_width=10, layers=(-1, -2), width=32, heads=4, queries=5, points=2

@@ -1,6 +1,7 @@
 import torch
 
-from trainer.training.optimization import OptimConfig, averaging
+from trainer.config import OptimConfig
+from trainer.training.optimization import averaging
 from trainer.training.randomness import draw_pairs, seed_step
 
 

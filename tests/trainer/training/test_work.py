@@ -1,6 +1,6 @@
 import torch
 
-from model.sdst.sdst import SDSTConfig
+from model.config import SDSTConfig
 from trainer.training.work import flops_per_pair, measure_peak
 
 SMALL = SDSTConfig(video_width=32, text_width=48, width=16, heads=2, queries=3, layers=(-1,))

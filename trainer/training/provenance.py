@@ -1,0 +1,71 @@
+"""Where does a run come from: which data, which code, which model?"""
+
+import os
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from data_pipeline.features.shards import FeatureSet
+from model.sdst.sdst import SDST
+from trainer.config import Config
+
+
+def provenance(config: Config, features: FeatureSet) -> dict[str, str]:
+    """What a number of this run measures."""
+    return {
+        "dataset": config.eval.dataset,
+        "report": split_of(config.data.report) if config.data.report else "none",
+        "selection": (
+            f"best {' + '.join(config.eval.metric)} on {split_of(config.data.selection)}"
+            if config.data.selection
+            else "last epoch"
+        ),
+        "seed": str(config.seed),
+        "code": code_revision(),
+        **{f"features.{key}": value for key, value in features.provenance.summary().items()},
+    }
+
+
+def nesting() -> dict[str, str]:
+    """The tag that puts a run under the MLflow run of the sweep that started it, if one did."""
+    parent = os.environ.get("MLFLOW_PARENT_RUN_ID")
+    return {"mlflow.parentRunId": parent} if parent else {}
+
+
+@cache
+def split_of(folder: Path) -> str:
+    """`stamp` of the features in a folder."""
+    return stamp(FeatureSet(folder))
+
+
+def stamp(features: FeatureSet) -> str:
+    """Folder and split of features; that it is a test split is not to be overlooked."""
+    split = "THE TEST SPLIT" if features.split == "test" else f"split {features.split}"
+    return f"{features.folder} ({split})"
+
+
+def code_revision() -> str:
+    """The commit of the checkout that this file lies in, of the image (SDST_REVISION), or the
+    installed version."""
+    folder = Path(__file__).resolve().parent
+    try:
+        revision = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        if os.environ.get("SDST_REVISION"):
+            return os.environ["SDST_REVISION"]
+        try:
+            return f"sdst {version('sdst')}"
+        except PackageNotFoundError:
+            return "unknown"
+    return revision
+
+
+def trainable_parameters(model: SDST) -> int:
+    """How many numbers training may change."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
