@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from model.config import SDSTConfig
-from model.parameters import parameter_table
 from model.sdst.sdst import SDST
 from trainer.cli import command, parse_config
 
@@ -26,6 +26,19 @@ def main(args: Sequence[str] | None = None) -> None:
     for part, count in [*rows, ("total", total)]:
         table.add_row(part, f"{count:,}", f"{count / total:.1%}")
     Console().print(table)
+
+
+def parameter_table(model: nn.Module, depth: int = 2) -> list[tuple[str, int]]:
+    """Trainable parameters of each part, down to `depth` levels of modules: (dotted name, count).
+
+    The counts add up to all of the model.
+    """
+    counts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            part = ".".join(name.split(".")[:-1][:depth])
+            counts[part] = counts.get(part, 0) + parameter.numel()
+    return list(counts.items())
 
 
 if __name__ == "__main__":

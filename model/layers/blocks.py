@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from model.config import SDSTConfig
+from model.config import Backend, NormKernel
 from model.layers.attention import attention
 from model.layers.dropout import Dropout
 from model.layers.fused import layer_norm
@@ -11,11 +11,11 @@ from model.layers.fused import layer_norm
 class SelfAttention(nn.Module):
     """Multi-head self-attention with one fused projection for queries, keys and values."""
 
-    def __init__(self, config: SDSTConfig) -> None:
+    def __init__(self, width: int, heads: int, backend: Backend = "sdpa") -> None:
         super().__init__()
-        self.heads, self.backend = config.heads, config.attention_backend
-        self.query_key_value = projection(config.width, 3 * config.width)
-        self.output = projection(config.width, config.width)
+        self.heads, self.backend = heads, backend
+        self.query_key_value = projection(width, 3 * width)
+        self.output = projection(width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (B, X, F), mask (B, X) True where real, or None -> (B, X, F)."""
@@ -29,12 +29,12 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Multi-head attention to a memory whose keys and values may be projected ahead of time."""
 
-    def __init__(self, config: SDSTConfig) -> None:
+    def __init__(self, width: int, heads: int, backend: Backend = "sdpa") -> None:
         super().__init__()
-        self.heads, self.backend = config.heads, config.attention_backend
-        self.query = projection(config.width, config.width)
-        self.key_value = projection(config.width, 2 * config.width)
-        self.output = projection(config.width, config.width)
+        self.heads, self.backend = heads, backend
+        self.query = projection(width, width)
+        self.key_value = projection(width, 2 * width)
+        self.output = projection(width, width)
 
     def project(self, memory: Tensor) -> Tensor:
         """Keys and values of a memory (..., Y, F) -> (..., 2, H, Y, Dh)."""
@@ -54,20 +54,19 @@ class CrossAttention(nn.Module):
 class FeedForward(nn.Sequential):
     """F -> ratio * F -> F with a ReLU between."""
 
-    def __init__(self, config: SDSTConfig) -> None:
-        hidden = config.feed_forward_ratio * config.width
+    def __init__(self, width: int, ratio: int) -> None:
         super().__init__(
-            projection(config.width, hidden), nn.ReLU(), projection(hidden, config.width)
+            projection(width, ratio * width), nn.ReLU(), projection(ratio * width, width)
         )
 
 
 class Residual(nn.Module):
     """Post-norm residual branch: LayerNorm(x + dropout(branch))."""
 
-    def __init__(self, config: SDSTConfig) -> None:
+    def __init__(self, width: int, dropout: float, kernel: NormKernel = "torch") -> None:
         super().__init__()
-        self.dropout = Dropout(config.dropout)
-        self.norm = layer_norm(config.width, config.norm_kernel)
+        self.dropout = Dropout(dropout)
+        self.norm = layer_norm(width, kernel)
 
     def forward(self, x: Tensor, branch: Tensor) -> Tensor:
         """x and branch (B, X, F) -> (B, X, F)."""

@@ -19,9 +19,12 @@ class DenseStream(nn.Module):
         gates = len(config.layers) - 1
         # Without a gate nothing would reach the empty parameter, and DDP would wait for it.
         self.gates = nn.Parameter(torch.zeros(gates), requires_grad=gates > 0)
-        self.text_attention, self.text_residual = CrossAttention(config), Residual(config)
-        self.clip_attention, self.clip_residual = SelfAttention(config), Residual(config)
-        self.feed_forward, self.feed_forward_residual = FeedForward(config), Residual(config)
+        attention = config.width, config.heads, config.attention_backend
+        residual = config.width, config.dropout, config.norm_kernel
+        self.text_attention, self.text_residual = CrossAttention(*attention), Residual(*residual)
+        self.clip_attention, self.clip_residual = SelfAttention(*attention), Residual(*residual)
+        self.feed_forward = FeedForward(config.width, config.feed_forward_ratio)
+        self.feed_forward_residual = Residual(*residual)
 
     def forward(
         self,

@@ -13,18 +13,21 @@ class SparseStream(nn.Module):
     def __init__(self, config: SDSTConfig) -> None:
         super().__init__()
         kind = config.sparse_attention
-        self.text_attention, self.text_residual = CrossAttention(config), Residual(config)
-        self.query_attention = SelfAttention(config) if config.query_self_attention else None
-        self.query_residual = Residual(config) if config.query_self_attention else None
+        attention = config.width, config.heads, config.attention_backend
+        residual = config.width, config.dropout, config.norm_kernel
+        self.text_attention, self.text_residual = CrossAttention(*attention), Residual(*residual)
+        self.query_attention = SelfAttention(*attention) if config.query_self_attention else None
+        self.query_residual = Residual(*residual) if config.query_self_attention else None
         self.reference_queries = ReferenceQueries(config) if kind == "rdsa" else None
         self.clip_attention: CrossAttention | DeformableAttention
         if kind == "cross":
-            self.clip_attention = CrossAttention(config)
+            self.clip_attention = CrossAttention(*attention)
         else:
             pure_init = kind == "deformable_pure_init"
             self.clip_attention = DeformableAttention(config, pure_init)
-        self.clip_residual = Residual(config)
-        self.feed_forward, self.feed_forward_residual = FeedForward(config), Residual(config)
+        self.clip_residual = Residual(*residual)
+        self.feed_forward = FeedForward(config.width, config.feed_forward_ratio)
+        self.feed_forward_residual = Residual(*residual)
 
     def forward(
         self,

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from launch.parameters import parameter_table
 from model.config import LossConfig, SDSTConfig
 from model.objective.losses import Criterion
-from model.parameters import parameter_table
 from model.sdst.sdst import SDST
 
 ATTENTION = ("rdsa", "deformable", "deformable_pure_init", "cross")
