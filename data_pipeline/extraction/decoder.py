@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from data_pipeline.errors import InputError
 from data_pipeline.extraction.plan import find_video
-from data_pipeline.extraction.pool import cause_of
+from data_pipeline.extraction.pool import MAX_STARTS, cause_of
 from data_pipeline.features.writing import Failure
 from data_pipeline.storage import PART, Location, Source
 from data_pipeline.video import VideoError, VideoFile
@@ -127,8 +127,6 @@ class _Stream:
     taken: int = 0
     silent: float = 0.0
     """Seconds that we waited for its next word in vain."""
-    excused: bool = False
-    """Whether its decoder died of the video before it."""
     told: bool = False
     """Whether the last word was heard: what becomes of the decoder then is not the video's."""
 
@@ -142,6 +140,8 @@ class _Line:
     """
 
     decoder: Any
+    answer: Any
+    """Comes when the decoder has started; None once it did."""
     streams: deque[_Stream] = field(default_factory=deque)
 
 
@@ -150,17 +150,23 @@ VIDEOS_AHEAD = 2
 
 
 class Decoders:
-    """The decoders of one encoder. They are restarted when they die, and end with their owner."""
+    """The decoders of one encoder. They are replaced when they die, and end with their owner.
+
+    A decoder is given videos once it has answered, and none after it died: so its death is the
+    doing of the video that it was decoding. Were Ray to restart it, videos that are given to it in
+    between would fail one after another.
+    """
 
     def __init__(self, decoding: Decoding, count: int, cpus: float) -> None:
-        actor: Any = ray.remote(num_cpus=cpus, max_restarts=-1)(Decoder)
+        actor: Any = ray.remote(num_cpus=cpus)(Decoder)
         if not cpus:
             # They share their encoder's processors: without this, Ray would put them anywhere, also
             # on a head that is to do no work.
             here = ray.get_runtime_context().get_node_id()
             actor = actor.options(scheduling_strategy=NodeAffinitySchedulingStrategy(here, False))
-        self._decoding = decoding
-        self._lines = [_Line(actor.remote(decoding)) for _ in range(count)]
+        self._actor, self._decoding = actor, decoding
+        self._lines = [_Line(*self._start()) for _ in range(count)]
+        self._failed_starts = 0
         self._tries: Counter[str] = Counter()
         self._pieces: Counter[str] = Counter()
 
@@ -173,29 +179,61 @@ class Decoders:
         self._tries.clear()
         self._pieces.clear()
         waiting = deque(vids)
-        while True:
+        while waiting or any(line.streams for line in self._lines):
             self._deal(waiting)
             # A decoder's words are heard in its order: so it is clear of which video it died.
-            heads = {line.streams[0].words: line for line in self._lines if line.streams}
-            if not heads:
-                return
+            heads: dict[Any, _Line] = {}
+            for line in self._lines:
+                if line.answer is not None:
+                    heads[line.answer] = line
+                elif line.streams:
+                    heads[line.streams[0].words] = line
             began = time.monotonic()
             ready, _ = ray.wait(list(heads), num_returns=1, timeout=1.0)
-            for words in ready:
-                yield from self._hear(heads[words], waiting)
+            for ref in ready:
+                if heads[ref].answer is not None:
+                    self._welcome(heads[ref], waiting)
+                else:
+                    yield from self._hear(heads[ref], waiting)
             if not ready:
-                yield from self._stop_stuck(time.monotonic() - began)
+                yield from self._stop_stuck(time.monotonic() - began, waiting)
+
+    def _start(self) -> tuple[Any, Any]:
+        """A new decoder, and the answer that comes once it has started."""
+        decoder = self._actor.remote(self._decoding)
+        return decoder, decoder.__ray_ready__.remote()
+
+    def _welcome(self, line: _Line, waiting: deque[str]) -> None:
+        """Take a decoder's answer; raises RuntimeError if none of many lives to give it."""
+        try:
+            ray.get(line.answer)
+        except RayError as error:
+            self._failed_starts += 1
+            if self._failed_starts >= MAX_STARTS:
+                raise RuntimeError(f"decoders die while they start: {error}") from error
+            self._replace(line, waiting)
+        else:
+            self._failed_starts, line.answer = 0, None
+
+    def _replace(self, line: _Line, waiting: deque[str]) -> None:
+        """A new decoder for one that is lost; what waited in its line is the next to be given."""
+        ray.kill(line.decoder)  # one that is only cut off from us would go on
+        waiting.extendleft(stream.vid for stream in reversed(line.streams))
+        line.streams.clear()
+        line.decoder, line.answer = self._start()
 
     def _deal(self, waiting: deque[str]) -> None:
         """Give videos to decoders, to each one that has none before any gets a second."""
+        kept = 0
         for length in range(VIDEOS_AHEAD):
             for line in self._lines:
-                if waiting and len(line.streams) == length:
+                if len(waiting) > kept and line.answer is None and len(line.streams) == length:
                     vid = waiting.popleft()
                     words = line.decoder.decode.options(
                         num_returns="streaming", _generator_backpressure_num_objects=PIECES_AHEAD
                     ).remote(vid)
                     line.streams.append(_Stream(words, vid, self._pieces[vid]))
+            kept = sum(line.answer is not None for line in self._lines)  # for those that start
 
     def _hear(
         self, line: _Line, waiting: deque[str]
@@ -210,12 +248,9 @@ class Decoders:
             return
         except RayTaskError as error:
             raise cause_of(error) from None
-        except RayError:  # the decoder, its node or what it had sent is gone; Ray restarts it
+        except RayError:  # the decoder, its node or what it had sent is gone
             line.streams.popleft()
-            if stream.excused and not stream.told:
-                waiting.appendleft(stream.vid)
-                return
-            self._excuse(line)
+            self._replace(line, waiting)
             if stream.told:
                 return
             word = Failure(stream.vid, "crash", f"{stream.vid}: its decoder died")
@@ -230,16 +265,11 @@ class Decoders:
         else:
             yield stream.vid, word
 
-    def _excuse(self, line: _Line) -> None:
-        """The others in line are lost with their decoder, through no fault of theirs."""
-        for stream in line.streams:
-            stream.excused = True
-
     def _try_again(self, failure: Failure) -> bool:
         self._tries[failure.vid] += 1
         return failure.kind in RETRIED and self._tries[failure.vid] <= self._decoding.retries
 
-    def _stop_stuck(self, waited: float) -> Iterator[tuple[str, Failure]]:
+    def _stop_stuck(self, waited: float, waiting: deque[str]) -> Iterator[tuple[str, Failure]]:
         """A call into a decoder that does not return is ended with its process."""
         patience = self._decoding.time_limit + GRACE
         for line in self._lines:
@@ -248,9 +278,8 @@ class Decoders:
             stream = line.streams[0]
             stream.silent += waited
             if stream.silent > patience:
-                ray.kill(line.decoder, no_restart=False)
                 line.streams.popleft()
-                self._excuse(line)
+                self._replace(line, waiting)
                 if stream.told:
                     continue
                 cause = f"{stream.vid}: a single decoding step took over {patience:g} s"

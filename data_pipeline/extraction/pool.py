@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from data_pipeline.extraction.plan import PlannedSentences, PlannedShard
 from data_pipeline.extraction.ray_cluster import ClusterLostError
@@ -153,7 +153,7 @@ class WorkerPool:
             ray.get(ref)
         except RayTaskError as error:
             raise cause_of(error) from None
-        except RayActorError as error:
+        except RayError as error:  # Ray itself may have ended it, where memory was short
             self._failed_starts += 1
             if self._failed_starts >= MAX_STARTS:
                 raise RuntimeError(f"workers die while they start: {error}") from error
