@@ -62,15 +62,21 @@ def parse_config(
     Dashes in a flag's name are as good as underscores.
     """
     args = [_underscored(argument) for argument in (sys.argv[1:] if args is None else args)]
-    parser = make_parser(description)
-    parser.add_argument("--config", action="config", help="YAML file; later flags override it")
-    parser.add_class_arguments(schema)
+    parser = _config_parser(schema, description)  # type: ignore[arg-type]  # a class has a hash
     values = parse(parser, args).as_dict()
     values.pop("config")
     try:
         return schema(**values)
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+@functools.cache  # a parser takes longer to build than to use, and a sweep uses it for every trial
+def _config_parser(schema: type[Any], description: str | None) -> jsonargparse.ArgumentParser:
+    parser = make_parser(description)
+    parser.add_argument("--config", action="config", help="YAML file; later flags override it")
+    parser.add_class_arguments(schema)
+    return parser
 
 
 def _underscored(argument: str) -> str:

@@ -42,6 +42,23 @@ def test_dashes_in_a_flag_are_as_good_as_underscores():
     assert parse_config(Named, ["--two-words=-3"]) == Named(-3)
 
 
+def test_a_configuration_owes_nothing_to_those_read_before_it(tmp_path):
+    @dataclass(frozen=True)
+    class Mutable:
+        numbers: dict[str, int] = field(default_factory=dict)
+        names: list[str] = field(default_factory=list)
+        part: Part = field(default_factory=Part)
+
+    (tmp_path / "c.yaml").write_text("part: {width: 5}\nnames: [a]\n")
+    assert parse_config(Mutable, ["--config", str(tmp_path / "c.yaml")]).names == ["a"]
+    with pytest.raises(InputError):
+        parse_config(Mutable, ["--numbers", "{a: 1}", "--part.kind=near", "--part.width=0"])
+    first = parse_config(Mutable, [])
+    first.numbers["b"] = 1
+    first.names.append("b")
+    assert parse_config(Mutable, []) == Mutable()
+
+
 def test_a_dumped_configuration_is_read_back_unchanged(tmp_path):
     config = Whole(seed=7, folder=Path("a/b"), part=Part(3, (1, 2), "far"))
     (tmp_path / "c.yaml").write_text(dump_config(config))
