@@ -61,9 +61,9 @@ class _Embeddings(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.word_embeddings = nn.Embedding(30522, width)
-        self.position_embeddings = nn.Embedding(512, width)
-        self.token_type_embeddings = nn.Embedding(2, width)
+        self.word_embeddings = _table(30522, width)
+        self.position_embeddings = _table(512, width)
+        self.token_type_embeddings = _table(2, width)
         self.LayerNorm = nn.LayerNorm(width, EPS)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -71,6 +71,14 @@ class _Embeddings(nn.Module):
         segment = self.token_type_embeddings.weight[0]  # (Dt,)
         out: Tensor = self.LayerNorm(self.word_embeddings(ids) + places + segment)
         return out  # (B, T, Dt)
+
+
+def _table(rows: int, width: int) -> nn.Embedding:
+    """An embedding without initial values: drawing them on the meta device, where an encoder is
+    built, would import PyTorch's compiler, 1.2 s of processor time in each worker process."""
+    values = torch.empty(rows, width)
+    table: nn.Embedding = nn.Embedding.from_pretrained(values)  # type: ignore[no-untyped-call]
+    return table
 
 
 class _Layer(nn.Module):

@@ -1,9 +1,11 @@
 """The quick start's encoders behind the common interface."""
 
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from model.backbones import load_exactly, resolve_layers, text_encoder, video_encoder
 from model.backbones.efficientnet_lite import EfficientNetLite0, fold
@@ -105,6 +107,24 @@ def test_padding_does_not_change_a_sentence(minilm: MiniLM) -> None:
 
 def test_long_sentences_are_cut(minilm: MiniLM) -> None:
     assert minilm.tokenize(["word " * 500])[0].shape == (1, minilm.max_tokens)
+
+
+def test_building_draws_no_values_that_would_import_the_compiler() -> None:
+    class Called(TorchFunctionMode):
+        names: ClassVar[set[str]] = set()
+
+        def __torch_function__(
+            self, called: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            self.names.add(getattr(called, "__name__", ""))
+            return called(*args, **(kwargs or {}))
+
+    tokenizer = (Path(minilm_files.get_model_path()) / "tokenizer.json").read_text()
+    with torch.device("meta"), Called() as called:
+        text_encoder("all-minilm-l6-v2", tokenizer)
+        video_encoder("efficientnet-lite0")
+    assert "kaiming_uniform_" in called.names  # which the meta device does without
+    assert not {"normal_", "trunc_normal_"} & called.names
 
 
 def test_unknown_names_and_layers_are_refused() -> None:
