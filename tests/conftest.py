@@ -1,5 +1,7 @@
 """Feature sets made in a moment, for every test that reads shards; empty MLflow stores."""
 
+import fcntl
+import os
 import shutil
 import signal
 import sys
@@ -140,11 +142,21 @@ def make_features() -> Callable[..., FeatureSet]:
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory):
-    """A file with MLflow's tables: making them takes longer than any test that uses them."""
+    """A file with MLflow's tables: making them takes longer than any test that uses them.
+
+    All workers of a session share it.
+    """
     import mlflow
 
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    path = folder / "mlflow.db"
+    with open(folder / "mlflow.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            unfinished = folder / "unfinished.db"
+            mlflow.MlflowClient(f"sqlite:///{unfinished}").search_experiments()
+            unfinished.rename(path)
     return path
 
 

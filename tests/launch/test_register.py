@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import av
-import mlflow
 import numpy as np
 import pytest
 import torch
@@ -45,14 +44,11 @@ def write_video(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(500)
 def test_a_registered_model_predicts_in_a_fresh_process_as_the_command_line(
-    tmp_path, monkeypatch, capsys
+    store, tmp_path, capsys
 ):
-    store = f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    client = mlflow.MlflowClient(store)
-    owner = client.create_experiment("lab", artifact_location=(tmp_path / "kept").as_uri())
-    run = client.create_run(owner, run_name="small").info.run_id
-    client.set_terminated(run)
+    owner = store.create_experiment("lab", artifact_location=(tmp_path / "kept").as_uri())
+    run = store.create_run(owner, run_name="small").info.run_id
+    store.set_terminated(run)
     features = FeatureEncoder(EncoderConfig()).provenance
     config = SDSTConfig(video_width=512, text_width=384, width=16, heads=2, points=2, queries=7)
     torch.manual_seed(0)
@@ -62,7 +58,7 @@ def test_a_registered_model_predicts_in_a_fresh_process_as_the_command_line(
 
     assert main([str(tmp_path / "small"), "--name", "grounder"]) == 0
     assert "models:/grounder/1" in capsys.readouterr().out
-    version = client.get_model_version("grounder", "1")
+    version = store.get_model_version("grounder", "1")
     assert version.run_id == run
     assert "## Limits" in version.description
 

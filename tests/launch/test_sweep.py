@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import mlflow
 import pytest
 import yaml
 
@@ -83,7 +82,7 @@ def test_a_fault_of_the_users_is_one_line_before_anything_runs(args, message, ca
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_sweep_outlives_a_failed_trial_and_goes_on_where_it_was(
-    make_features, tmp_path, monkeypatch, capsys
+    make_features, store, tmp_path, monkeypatch, capsys
 ):
     for seed, split in enumerate(("train", "dev", "val")):
         make_features(tmp_path / split, videos=16 if split == "train" else 4, seed=seed)
@@ -109,9 +108,6 @@ def test_a_sweep_outlives_a_failed_trial_and_goes_on_where_it_was(
         },
     }
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
-    store = f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     command = [str(tmp_path / "plan.yaml"), "--runs", str(tmp_path / "runs")]
     assert main(command) == 1
@@ -121,12 +117,11 @@ def test_a_sweep_outlives_a_failed_trial_and_goes_on_where_it_was(
     folder = tmp_path / "runs" / "small"
     assert (folder / "comparison" / "comparison.html").is_file()
 
-    client = mlflow.MlflowClient(store)
     parent = json.loads((folder / "sweep.json").read_text())["mlflow_run"]
-    owner = client.get_experiment_by_name("small").experiment_id
-    [child] = client.search_runs([owner], f"tags.`mlflow.parentRunId` = '{parent}'")
+    owner = store.get_experiment_by_name("small").experiment_id
+    [child] = store.search_runs([owner], f"tags.`mlflow.parentRunId` = '{parent}'")
     assert child.info.run_name == "good-s0"
-    assert client.get_run(parent).info.status == "FAILED"
+    assert store.get_run(parent).info.status == "FAILED"
 
     made = (folder / "good-s0" / "metrics.json").stat().st_mtime_ns
     make_features(tmp_path / "later", videos=4, seed=3)
@@ -135,4 +130,4 @@ def test_a_sweep_outlives_a_failed_trial_and_goes_on_where_it_was(
     assert "finished before: good-s0" in shown
     assert "NOT COMPARABLE" in shown
     assert (folder / "good-s0" / "metrics.json").stat().st_mtime_ns == made
-    assert client.get_run(parent).info.status == "FINISHED"
+    assert store.get_run(parent).info.status == "FINISHED"

@@ -170,7 +170,7 @@ def test_a_second_run_does_nothing_and_a_lost_shard_alone_is_remade(
         file.seek(1000)
         file.write(b"x")
     (output / ".00003.tar.half.tmp").touch()
-    assert extract(config(inputs, output)).shards_made == 2
+    assert extract(config(inputs, output, workers=1)).shards_made == 2
     assert contents(output) == contents(undisturbed)
     kept = {name for name, when in before.items() if (output / name).stat().st_mtime_ns == when}
     assert kept == {"00000.tar", "00000.json", "00003.tar", "00003.json"}
@@ -199,7 +199,7 @@ def test_broken_videos_are_set_aside_with_their_cause_and_can_be_retried(
     for number in (1, 2, 3):
         name = f"Video.{number}.mp4"
         shutil.copy(inputs / "videos" / name, folder / name)
-    summary = extract(config(damaged, output, retry_failed=True))
+    summary = extract(config(damaged, output, retry_failed=True, workers=1))
     assert 1 <= summary.shards_made <= 3
     assert contents(output) == contents(undisturbed)
 
@@ -281,7 +281,7 @@ def test_a_fault_of_the_encoder_ends_the_job(
 
     monkeypatch.setattr("data_pipeline.extraction.extraction.Extractor", Faulty)
     with pytest.raises(MemoryError, match="no room for the weights"):
-        extract(config(inputs, tmp_path / "out"))
+        extract(config(inputs, tmp_path / "out", workers=1))
 
 
 YAML = """
@@ -353,7 +353,7 @@ def test_a_signal_leaves_whole_shards_and_no_process(
     time.sleep(1)
     assert descendants(str(tmp_path)) == []
     assert not [p.name for p in output.iterdir() if p.name.endswith(".tmp")]
-    extract(config(inputs, output))
+    extract(config(inputs, output, workers=1))
     assert contents(output) == contents(undisturbed)
 
 
