@@ -70,7 +70,7 @@ def register(folder: Path, card: str, asked: dict[str, list[str]], name: str, ru
     with mlflow.start_run(run_id=run_id):
         logged = mlflow.pyfunc.log_model(
             name="grounder",
-            python_model=str(ROOT / "trainer" / "pyfunc.py"),
+            python_model=str(ROOT / "trainer" / "inference" / "pyfunc.py"),
             artifacts={"model": str(folder)},
             code_paths=[str(ROOT / room) for room in ("model", "data_pipeline", "trainer")],
             signature=ModelSignature(inputs, outputs),
