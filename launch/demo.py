@@ -14,15 +14,16 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_pipeline.errors import InputError
 from launch.demo_videos import Videos, find_examples
 from launch.predict import load
 from trainer.cli import command, make_parser, parse
-from trainer.inference.predict import Grounder
-from trainer.inference.pretrained import find_model
 from trainer.pictures.pages import fill
+
+if TYPE_CHECKING:
+    from trainer.inference.predict import Grounder
 
 SWEEP = 30.0  # seconds between two looks for what is to be deleted
 
@@ -45,6 +46,8 @@ def main(args: list[str] | None = None) -> None:
     options = parse(parser, args)
     if options.max_upload <= 0 or options.keep <= 0 or options.videos < 1:
         raise InputError("--max-upload, --keep and --videos must be positive")
+    from trainer.inference.pretrained import find_model
+
     folder = find_model(options.model)  # before the model is loaded, which takes a while
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing is left behind
     with tempfile.TemporaryDirectory(prefix="sdst-demo-") as temporary:
@@ -53,7 +56,7 @@ def main(args: list[str] | None = None) -> None:
         serve(grounder, folder.parent, Path(temporary), options)
 
 
-def serve(grounder: Grounder, run: Path, temporary: Path, options: Any) -> None:
+def serve(grounder: "Grounder", run: Path, temporary: Path, options: Any) -> None:
     """Serve the page until an interrupt; what it writes lies in `temporary`.
 
     Raises InputError where Gradio is not installed or the address cannot be listened on.

@@ -10,17 +10,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_pipeline.annotations import iter_rows
 from data_pipeline.errors import InputError
-from data_pipeline.extraction.encoding import VideoFeatures
 from data_pipeline.video import VideoFile
 from trainer.cli import load_config
 from trainer.config import Config
 from trainer.inference.cutting import PLAYABLE, cut
-from trainer.inference.predict import Grounder
 from trainer.pictures.examples import find_video
 from trainer.pictures.thumbnails import data_uri, film_strip
+
+if TYPE_CHECKING:
+    from data_pipeline.extraction.encoding import VideoFeatures
+    from trainer.inference.predict import Grounder
 
 EXAMPLES = 6  # videos offered
 SENTENCES = 2  # offered with each
@@ -73,7 +76,7 @@ class Video:
     duration: float
     strip: list[str]
     used: float = 0.0
-    _features: VideoFeatures | None = None
+    _features: "VideoFeatures | None" = None
     _cutting: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -82,8 +85,8 @@ class Video:
         return self._features is not None
 
     def features(
-        self, grounder: Grounder, progress: Callable[[float], None] | None = None
-    ) -> VideoFeatures:
+        self, grounder: "Grounder", progress: Callable[[float], None] | None = None
+    ) -> "VideoFeatures":
         """The features, made once; `progress` and errors as `Grounder.encode`."""
         if self._features is None:
             with _named(self.path):

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data_pipeline.config import ExtractionConfig
-from data_pipeline.extraction.extraction import extract
 from launch.job_report import run_job
 from trainer.cli import command, parse_config
 from trainer.config import TrackingConfig
@@ -24,6 +23,8 @@ class Command(ExtractionConfig):
 def main(args: Sequence[str] | None = None) -> int:
     """Make what is missing of a feature set; status 1 if more videos fail than allowed."""
     config = parse_config(Command, args, __doc__)
+    from data_pipeline.extraction.extraction import extract
+
     return run_job(config, lambda report: extract(config, report), config.tracking)
 
 

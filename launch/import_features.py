@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 
 from data_pipeline.config import ImportConfig
-from data_pipeline.extraction.importing import import_features
 from data_pipeline.features.verify import verify
 from launch.job_report import CONSOLE, run_job
 from trainer.cli import command, parse_config
@@ -24,6 +23,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """Make what is missing of a feature set; status 1 if more videos fail than allowed."""
     given = sys.argv[1:] if args is None else args
     config = parse_config(ImportConfig, [_spelt(argument) for argument in given], __doc__)
+    from data_pipeline.extraction.importing import import_features
+
     status = run_job(config, lambda report: import_features(config, report), None)
     faults = list(verify(config.output, config.annotations))
     for fault in faults:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from types import FrameType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
@@ -15,12 +15,14 @@ from rich.progress import Progress as Bar
 
 from data_pipeline.config import JobConfig
 from data_pipeline.errors import InputError
-from data_pipeline.extraction.job import Progress, Summary
 from data_pipeline.extraction.ray_cluster import ClusterLostError
 from data_pipeline.features.verify import read_failures
 from data_pipeline.storage import Location
 from trainer.config import TrackingConfig
 from trainer.tracking.tracking import Tracker
+
+if TYPE_CHECKING:
+    from data_pipeline.extraction.job import Progress, Summary
 
 EXIT_TOO_MANY_FAILURES = 1
 EXIT_CLUSTER_LOST = 1
@@ -33,11 +35,11 @@ CAUSES_SHOWN = 5
 
 CONSOLE = Console(soft_wrap=True, highlight=False)
 
-Report = Callable[[Progress], None]
+Report = Callable[["Progress"], None]
 
 
 def run_job(
-    config: JobConfig, work: Callable[[Report], Summary], tracking: TrackingConfig | None
+    config: JobConfig, work: "Callable[[Report], Summary]", tracking: TrackingConfig | None
 ) -> int:
     """Do `work`, showing its progress and its end.
 
@@ -45,6 +47,8 @@ def run_job(
     """
     signal.signal(signal.SIGTERM, _stop)
     display = Display()
+    from data_pipeline.extraction.job import Progress
+
     try:
         with _record(config, tracking) as record:
 
@@ -74,7 +78,7 @@ class Display:
         self._task = self._bar.add_task("Features", total=None, rates="")
         self._printed = time.monotonic()
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: "Progress") -> None:
         finished = progress.done == progress.videos
         if CONSOLE.is_terminal:
             self._bar.start()
@@ -88,7 +92,7 @@ class Display:
             CONSOLE.print(f"{progress.done}/{progress.videos} videos {rates(progress)}")
 
 
-def rates(progress: Progress) -> str:
+def rates(progress: "Progress") -> str:
     """Speed, where the time goes, time left and failures, in one line."""
     if not progress.done:
         if progress.sentences_done:
@@ -109,7 +113,7 @@ def rates(progress: Progress) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def tell(summary: Summary, config: JobConfig) -> None:
+def tell(summary: "Summary", config: JobConfig) -> None:
     """Print the summary; failures so that they cannot be missed."""
     CONSOLE.print(
         f"{config.output}: {summary.stored} of {summary.videos} videos, {summary.queries} queries, "
@@ -165,7 +169,7 @@ def _record(config: JobConfig, tracking: TrackingConfig | None) -> Iterator[Repo
         tracker.close(status)
 
 
-def numbers(progress: Progress) -> dict[str, float]:
+def numbers(progress: "Progress") -> dict[str, float]:
     """What is recorded of a moment of the job."""
     seconds = max(1e-9, progress.seconds)
     return {

@@ -5,20 +5,25 @@ python -m launch.parameters --width 256 --layers [-1,-2,-3,-4]
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from model.config import SDSTConfig
-from model.sdst.sdst import SDST
 from trainer.cli import command, parse_config
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @command
 def main(args: Sequence[str] | None = None) -> None:
     """Print the table for one model configuration; the flags are the fields of SDSTConfig."""
-    rows = parameter_table(SDST(parse_config(SDSTConfig, args, __doc__)))
+    config = parse_config(SDSTConfig, args, __doc__)
+    from model.sdst.sdst import SDST
+
+    rows = parameter_table(SDST(config))
     total = sum(count for _, count in rows)
     table = Table("part", title="trainable parameters")
     table.add_column("count", justify="right")
@@ -28,7 +33,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Console().print(table)
 
 
-def parameter_table(model: nn.Module, depth: int = 2) -> list[tuple[str, int]]:
+def parameter_table(model: "nn.Module", depth: int = 2) -> list[tuple[str, int]]:
     """Trainable parameters of each part, down to `depth` levels of modules: (dotted name, count).
 
     The counts add up to all of the model.

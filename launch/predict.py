@@ -12,7 +12,7 @@ an earlier one stopped.
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -29,9 +29,11 @@ from launch.predict_batch import (
 )
 from trainer.cli import command, make_parser, parse
 from trainer.inference.cutting import cut
-from trainer.inference.predict import Grounder, Grounding
 from trainer.pictures.thumbnails import film_strip
 from trainer.pictures.timeline import clock, draw_timelines
+
+if TYPE_CHECKING:
+    from trainer.inference.predict import Grounder, Grounding
 
 LEVELS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 60
@@ -84,15 +86,17 @@ def main(args: list[str] | None = None) -> int:
     return predict_batch(load(options), options.model, videos, sentences, options.output)
 
 
-def load(options: Any) -> Grounder:
+def load(options: Any) -> "Grounder":
     """The model; a package that its encoders lack is told as one line with the install command."""
+    from trainer.inference.predict import Grounder
+
     try:
         return Grounder.from_pretrained(options.model, options.device)
     except ImportError as error:
         raise InputError(str(error)) from error
 
 
-def predict_one(grounder: Grounder, video: Path, sentences: list[str], options: Any) -> None:
+def predict_one(grounder: "Grounder", video: Path, sentences: list[str], options: Any) -> None:
     """Ground in one video and show the results in every form that `options` ask for."""
     quiet = options.json is not None and str(options.json) == "-"
     console = Console(stderr=quiet)
@@ -116,7 +120,9 @@ def predict_one(grounder: Grounder, video: Path, sentences: list[str], options: 
         cut_out(video, found, options.clips, options.top, console)
 
 
-def cut_out(video: Path, found: list[Grounding], folder: Path, top: int, console: Console) -> None:
+def cut_out(
+    video: Path, found: "list[Grounding]", folder: Path, top: int, console: Console
+) -> None:
     """Write the best windows as `<video>-<sentence>-<rank>.mp4`; one that fails is told."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, grounding in enumerate(found, start=1):
@@ -128,7 +134,7 @@ def cut_out(video: Path, found: list[Grounding], folder: Path, top: int, console
                 console.print(f"no clip   {error}", style="yellow", markup=False, soft_wrap=True)
 
 
-def _table(grounding: Grounding, top: int) -> Table:
+def _table(grounding: "Grounding", top: int) -> Table:
     table = Table(
         title=f"“{grounding.query}”",
         title_justify="left",
@@ -147,7 +153,7 @@ def _table(grounding: Grounding, top: int) -> Table:
     return table
 
 
-def spark_line(grounding: Grounding) -> str:
+def spark_line(grounding: "Grounding") -> str:
     """Saliency over time in block characters, at most `SPARK_WIDTH` of them."""
     scores = grounding.saliency
     width = min(SPARK_WIDTH, len(scores))

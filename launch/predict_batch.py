@@ -4,14 +4,15 @@ import hashlib
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from data_pipeline.errors import InputError
-from trainer.inference.predict import Grounder, Grounding
-from trainer.inference.pretrained import WEIGHTS, find_model
+
+if TYPE_CHECKING:
+    from trainer.inference.predict import Grounder, Grounding
 
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv"}
 FAILED = 1  # exit status of a batch in which some video could not be used
@@ -62,7 +63,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def predict_batch(
-    grounder: Grounder, model: Path, videos: list[Path], sentences: list[str], output: Path
+    grounder: "Grounder", model: Path, videos: list[Path], sentences: list[str], output: Path
 ) -> int:
     """Write `output/<video file name>.json` for each video; returns the exit status.
 
@@ -70,6 +71,8 @@ def predict_batch(
     that cannot be used is recorded in `failures.jsonl`, and the rest goes on.
     """
     output.mkdir(parents=True, exist_ok=True)
+    from trainer.inference.pretrained import WEIGHTS, find_model
+
     weights = hashlib.sha256((find_model(model) / WEIGHTS).read_bytes()).hexdigest()
     made = {"model": str(model), "weights_sha256": weights}
     todo = [video for video in videos if not _is_done(_place(output, video), weights, sentences)]
@@ -101,7 +104,7 @@ def predict_batch(
     return FAILED if failures else 0
 
 
-def to_json(video: Path, found: list[Grounding]) -> dict[str, Any]:
+def to_json(video: Path, found: "list[Grounding]") -> dict[str, Any]:
     """The results for one video as JSON values."""
     return {
         "video": str(video),

@@ -17,32 +17,23 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from accelerate.utils import set_seed
 from rich.console import Console
 from rich.table import Table
-from torch._C._autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile, schedule
 
 from data_pipeline.annotations import Annotation
 from data_pipeline.features.shards import FeatureSet
 from data_pipeline.storage import Location
-from data_pipeline.stream.batches import PairBatch
-from data_pipeline.stream.stream import PairStream
-from model.objective.losses import Criterion
-from model.sdst.sdst import SDST
 from trainer.cli import command, parse_config
 from trainer.config import Config
-from trainer.training.checkpoints import State
-from trainer.training.loop import train_epoch
-from trainer.training.meter import Meter
-from trainer.training.optimization import make_optimizer
-from trainer.training.preemption import StopSignals
-from trainer.training.processes import join
-from trainer.training.sharding import Learner
-from trainer.training.work import flops_per_pair, measure_peak
+
+if TYPE_CHECKING:
+    import torch
+    from torch.profiler import ProfilerActivity
+
+    from data_pipeline.stream.batches import PairBatch
+    from data_pipeline.stream.stream import PairStream
 
 PHASES = ("data wait", "copy to device", "forward", "losses", "matching", "backward", "optimizer")
 INSIDE = {"matching": "losses"}
@@ -77,6 +68,21 @@ class ProfileConfig(Config):
 def main(args: list[str] | None = None) -> None:
     """Train for some steps under the profiler and print where they went."""
     config = parse_config(ProfileConfig, args, __doc__)
+    import torch
+    from accelerate.utils import set_seed
+    from torch.profiler import profile, schedule
+
+    from model.objective.losses import Criterion
+    from model.sdst.sdst import SDST
+    from trainer.training.checkpoints import State
+    from trainer.training.loop import train_epoch
+    from trainer.training.meter import Meter
+    from trainer.training.optimization import make_optimizer
+    from trainer.training.preemption import StopSignals
+    from trainer.training.processes import join
+    from trainer.training.sharding import Learner
+    from trainer.training.work import flops_per_pair, measure_peak
+
     accelerator = join(config)
     set_seed(config.seed)
     batches, source, clips, tokens = open_batches(config)
@@ -126,18 +132,20 @@ def main(args: list[str] | None = None) -> None:
     CONSOLE.print(f"trace: {config.trace}")
 
 
-def open_batches(config: ProfileConfig) -> tuple[Iterable[PairBatch], str, int, int]:
+def open_batches(config: ProfileConfig) -> "tuple[Iterable[PairBatch], str, int, int]":
     """Endless training batches, what they are, and the mean clips and tokens of a pair."""
     if not (Location(config.data.train) / "manifest.json").is_file():
         source = f"random features ({config.data.train} is not there)"
         return random_batches(config), source, config.clips, config.tokens
+    from data_pipeline.stream.stream import PairStream
+
     stream = PairStream(FeatureSet(config.data.train), config.data, config.seed)
     pairs = stream.pairs
     means = round(float(pairs.clips.mean())), round(float(pairs.tokens.mean()))
     return epochs_of(stream), f"features {config.data.train}", *means
 
 
-def epochs_of(stream: PairStream) -> Iterator[PairBatch]:
+def epochs_of(stream: "PairStream") -> "Iterator[PairBatch]":
     """Epoch after epoch."""
     epoch = 0
     while True:
@@ -145,10 +153,14 @@ def epochs_of(stream: PairStream) -> Iterator[PairBatch]:
         epoch += 1
 
 
-def random_batches(config: ProfileConfig) -> Iterator[PairBatch]:
+def random_batches(config: ProfileConfig) -> "Iterator[PairBatch]":
     """One batch of noise, served again and again, so that nothing is waited for."""
     B, L, T = config.data.batch_size, config.clips, config.tokens
     K = max(layer + 1 if layer >= 0 else -layer for layer in config.model.layers)
+    import torch
+
+    from data_pipeline.stream.batches import PairBatch
+
     batch = PairBatch(
         video=torch.randn(B, L, K, config.model.video_width).half(),
         video_mask=torch.ones(B, L, dtype=torch.bool),
@@ -165,14 +177,18 @@ def random_batches(config: ProfileConfig) -> Iterator[PairBatch]:
         yield batch
 
 
-def activities(device: torch.device) -> list[ProfilerActivity]:
+def activities(device: "torch.device") -> "list[ProfilerActivity]":
     """What to record on `device`."""
+    from torch.profiler import ProfilerActivity
+
     cuda = [ProfilerActivity.CUDA] if device.type == "cuda" else []
     return [ProfilerActivity.CPU, *cuda]
 
 
 def phase_table(events: list[Any], steps: int) -> Table:
     """Milliseconds of each phase in a step: of the process, and of the kernels it asked for."""
+    from torch._C._autograd import DeviceType
+
     host = [event for event in events if event.device_type == DeviceType.CPU]
     spans = {name: sorted(spans_of(host, name)) for name in PHASES}
     whole = sum(end - start for start, end in spans_of(host, "ProfilerStep"))
@@ -228,6 +244,8 @@ def kernels_of(
 
 def operator_table(events: list[Any], steps: int, count: int) -> Table:
     """The dearest operators, by the time spent in themselves."""
+    from torch._C._autograd import DeviceType
+
     operators = [
         # A kernel's time is that of the operator which asked for it.
         event

@@ -14,8 +14,6 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from data_pipeline.extraction.ray_session import ray_session
-from data_pipeline.quickstart.generate import generate
 from launch import extract
 from trainer.cli import command, parse_config
 from trainer.tracking.tracking import redact, store_uri
@@ -67,6 +65,8 @@ def main(args: list[str] | None = None) -> None:
 
 def make_data(config: QuickstartConfig) -> None:
     """Videos and annotation files; what is there already is kept."""
+    from data_pipeline.quickstart.generate import generate
+
     generate(config.data, config.videos, config.seed, config.workers)
 
 
@@ -74,6 +74,8 @@ def extract_features(config: QuickstartConfig) -> None:
     """Feature shards of every split by the extraction command, all on one Ray."""
     folders = [config.data / "features" / split for split in ROLES.values()]
     complete = all((folder / "manifest.json").is_file() for folder in folders)
+    from data_pipeline.extraction.ray_session import ray_session
+
     with nullcontext() if complete else ray_session(config.workers):
         for split in ROLES.values():
             status = extract.main(

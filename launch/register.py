@@ -16,8 +16,6 @@ from data_pipeline.annotations import read_annotations
 from launch.mlflow_runs import Store
 from trainer.cli import command, load_config, make_parser, parse
 from trainer.config import Config
-from trainer.inference.predict import read_card
-from trainer.inference.pretrained import find_model, load_pretrained
 from trainer.tracking.tracking import redact, store_uri
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +38,9 @@ def main(args: list[str] | None = None) -> None:
         "--run", type=str | None, help="MLflow run id or name; default: the folder's name"
     )
     given = parse(parser, args)
+    from trainer.inference.predict import read_card
+    from trainer.inference.pretrained import find_model, load_pretrained
+
     folder = find_model(given.folder)
     model, export = load_pretrained(folder)  # what cannot be loaded is refused before it is kept
     del model

@@ -17,11 +17,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import ray
 from rich.console import Console
 
 from data_pipeline.errors import InputError
-from data_pipeline.extraction.ray_session import ray_session
 from launch import compare
 from launch.mlflow_runs import Store
 from launch.sweep_plan import Plan, Trial, parse_grid, parse_setting, read_plan, trials
@@ -61,6 +59,8 @@ def main(args: list[str] | None = None) -> int:
     # A setting that the trainer would refuse is told once, before anything is trained.
     configs = [parse_config(Config, line) for line in flags.values()]
     parent = open_parent(plan, folder) if configs[0].tracking.mlflow else None
+    from data_pipeline.extraction.ray_session import ray_session
+
     with ray_session():
         failed = train_all(flags, folder, parent, given)
     finished = [folder / name for name in flags if is_finished(folder / name)]
@@ -122,6 +122,8 @@ def train_all(
     environment = dict(os.environ) | {"OMP_NUM_THREADS": str(max(1, int(given.cpus)))}
     if parent:
         environment["MLFLOW_PARENT_RUN_ID"] = parent
+    import ray
+
     remote = ray.remote(run_trial).options(num_cpus=given.cpus, num_gpus=given.gpus, max_retries=0)
     running = {}
     for name, line in flags.items():

@@ -1,1 +1,18 @@
 """Train, evaluate, track and use SDST models; `accelerate launch` runs `trainer/main.py`."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainer.inference.predict import Grounder
+
+__all__ = ["Grounder"]
+
+_HOMES = {"Grounder": "trainer.inference.predict"}
+
+
+def __getattr__(name: str) -> Any:
+    # What is not asked for is not imported: a command's --help must not wait for PyTorch.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

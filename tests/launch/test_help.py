@@ -1,0 +1,45 @@
+"""A command's help is there at once: what computes is not imported to print a text."""
+
+import subprocess
+import sys
+
+import pytest
+
+COMMANDS = (
+    *("predict", "compare", "extract", "demo", "sweep", "evaluate", "shards", "import_features"),
+    *("register", "track", "profile", "parameters", "quickstart"),
+)
+HEAVY = {"torch", "ray", "mlflow", "accelerate", "matplotlib", "gradio"}
+
+PROGRAM = """
+import runpy, sys
+sys.argv = [{command!r}, "--help"]
+try:
+    runpy.run_module("launch." + {command!r}, run_name="__main__")
+except SystemExit as end:
+    assert not end.code, end.code
+print(*sorted(sys.modules))
+"""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_imports_nothing_that_takes_seconds(command):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(command=command)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout
+    assert not HEAVY & set(done.stdout.splitlines()[-1].split())
+
+
+def test_the_halls_show_their_faces_lazily():
+    program = (
+        "import sys, trainer, data_pipeline, model; assert 'torch' not in sys.modules\n"
+        "from data_pipeline import FeatureSet, PairStream\nfrom model import SDST, SDSTConfig\n"
+        "from trainer import Grounder\nassert 'torch' in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
