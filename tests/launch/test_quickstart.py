@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,11 +17,8 @@ pytest.importorskip("efficientnet_lite_pytorch", reason="needs the group `quicks
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_whole_job_runs_and_a_second_call_does_only_what_is_missing(store, tmp_path, capfd):
-    run = tmp_path / "runs" / "small"
-    command = [
-        *("--data", str(tmp_path / "data"), "--runs", str(tmp_path / "runs"), "--name", "small"),
-        *("--videos", "10", "--workers", "1", "--train", '["--epochs=2", "--model.width=64"]'),
-    ]
+    run = tmp_path / "runs" / "quickstart"
+    command = ["--videos", "10", "--workers", "1", "--train", '["--epochs=2", "--model.width=64"]']
     assert quickstart.main(command) == 0
     printed = capfd.readouterr().out
     assert "mlflow ui" in printed
@@ -43,10 +41,23 @@ def test_the_whole_job_runs_and_a_second_call_does_only_what_is_missing(store, t
     assert quickstart.main(command) == 0
     assert made == {path: path.stat().st_mtime_ns for path in made}
 
-    video = min((tmp_path / "data" / "videos").glob("*.mp4"))
+    video = min((tmp_path / "data" / "quickstart" / "videos").glob("*.mp4"))
     found = tmp_path / "found.json"
     assert predict.main([str(video), "a red ring", "--model", str(run), "--json", str(found)]) == 0
     assert json.loads(found.read_text())
+
+    # The documents' examples, as written; they ask about a video of the whole quick start.
+    video.with_name("quickstart_s0_0224.mp4").symlink_to(video)
+    assert run_example("README.md").count(" to ") == 2  # one window a sentence
+    assert "a batch: torch.Size([16, " in run_example("data_pipeline/README.md")
+
+
+def run_example(document: str) -> str:
+    """What the example in Python of a document prints."""
+    text = (quickstart.ROOT / document).read_text()
+    [code] = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    environment = os.environ | {"PYTHONPATH": str(quickstart.ROOT)}
+    return subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
 
 
 def is_result(path: Path) -> bool:
