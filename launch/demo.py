@@ -78,7 +78,8 @@ def serve(grounder: "Grounder", run: Path, temporary: Path, options: Any) -> Non
             server_port=options.port,
             app_kwargs=demo_server.app_options(options.host, videos, most),
             theme=demo_page.theme(),
-            head=f"<style>{fill('demo.css')}</style><script>{fill('demo.js')}</script>",
+            head=f"<style>{fill('demo.css')}</style><script>{fill('demo.js')}</script>"
+            '<script src="charts.js" defer></script>',
             footer_links=[],
             share=False, run_history=False, ssr_mode=False, pwa=False, mcp_server=False,
             enable_monitoring=False, prevent_thread_lock=True, quiet=True,

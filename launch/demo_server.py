@@ -15,9 +15,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from data_pipeline.errors import InputError
 from launch.demo_videos import Videos, sentence
+from trainer.pictures.pages import chart_scripts
 
 READ = re.compile(
-    r"/((config|theme\.css|favicon\.ico|manifest\.json)|(assets|static|videos)/.*)?"
+    r"/((config|theme\.css|charts\.js|favicon\.ico|manifest\.json)|(assets|static|videos)/.*)?"
     r"|/gradio_api/(startup-events|queue/data|heartbeat/\w+)"
 )
 WRITTEN = re.compile(r"/videos|/gradio_api/queue/join")
@@ -90,7 +91,7 @@ def _answered(scope: Scope) -> bool:
 
 
 def _routes(videos: Videos, most: int) -> list[Route]:
-    """Uploading, playing and cutting, by keys and seconds: no request names a path."""
+    """Uploading, playing and cutting, by keys and seconds; what draws charts. None names a path."""
 
     async def upload(request: Request) -> Response:
         """The file as body, its name in X-Name; answers with its key, or with what is wrong."""
@@ -130,7 +131,11 @@ def _routes(videos: Videos, most: int) -> list[Route]:
             return PlainTextResponse(sentence(error), 404)
         return FileResponse(path, media_type="video/mp4")
 
+    def charts(_: Request) -> Response:
+        return Response("\n".join(chart_scripts()), media_type="text/javascript")
+
     return [
+        Route("/charts.js", charts),
         Route("/videos", upload, methods=["POST"]),
         Route("/videos/{key}", whole),
         Route("/videos/{key}/{start:float}-{end:float}.mp4", clip),

@@ -29,8 +29,9 @@ from launch.predict_batch import (
 )
 from trainer.cli import command, make_parser, parse
 from trainer.inference.cutting import cut
+from trainer.pictures.png import draw_timelines
 from trainer.pictures.thumbnails import film_strip
-from trainer.pictures.timeline import clock, draw_timelines
+from trainer.pictures.timeline import clock
 
 if TYPE_CHECKING:
     from trainer.inference.predict import Grounder, Grounding

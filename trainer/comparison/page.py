@@ -4,16 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from data_pipeline.annotations import Annotation
 from trainer.comparison.breakdown import breakdown
-from trainer.comparison.charts import COLOURS, Point, cut, interval_chart, scatter_chart
+from trainer.comparison.charts import Point, interval_chart, scatter_chart
 from trainer.comparison.compare import Comparison, Group
 from trainer.comparison.runs import COSTS, FinishedRun
 from trainer.comparison.versus import versus
 from trainer.metrics import HEADLINES
-from trainer.pictures.charts import Series, line_chart
+from trainer.pictures.charts import COLOURS, Chart, Series, line_chart
 from trainer.pictures.pages import write_page
 from trainer.tracking.run_files import points
 
@@ -73,7 +71,7 @@ def _duels(groups: Sequence[Group], annotations: Sequence[Annotation]) -> list[A
 # Charts
 
 
-def _figure_charts(comparison: Comparison) -> list[tuple[str, Markup]]:
+def _figure_charts(comparison: Comparison) -> list[tuple[str, Chart]]:
     charts = []
     for name in comparison.metrics:
         rows = [_point(i, group, name) for i, group in enumerate(comparison.groups[:ROWS_DRAWN])]
@@ -87,7 +85,7 @@ def _point(index: int, group: Group, metric: str, x: float = 0.0) -> Point:
     return Point(group.name, index, figure.value, low, high, x)
 
 
-def _tradeoffs(comparison: Comparison) -> list[tuple[str, Markup]]:
+def _tradeoffs(comparison: Comparison) -> list[tuple[str, Chart]]:
     """The first headline figure against what it costs."""
     metric = comparison.metrics[0]
     charts = []
@@ -103,7 +101,7 @@ def _tradeoffs(comparison: Comparison) -> list[tuple[str, Markup]]:
     return charts
 
 
-def _curves(comparison: Comparison) -> list[tuple[str, Markup]]:
+def _curves(comparison: Comparison) -> list[tuple[str, Chart]]:
     """Training curves of the first groups laid over each other."""
     wanted: list[tuple[str, str, str, str, str, tuple[float, float] | None]] = [
         ("Training loss", "train", "loss", "step", "loss", None)
@@ -116,11 +114,11 @@ def _curves(comparison: Comparison) -> list[tuple[str, Markup]]:
     charts = []
     for title, kind, key, x, unit, span in wanted:
         lines = [
-            Series(cut(group.name), _mean_curve(group.runs, kind, key, x))
+            Series(group.name, _mean_curve(group.runs, kind, key, x))
             for group in comparison.groups[:COLOURS]
         ]
-        chart = line_chart(title, x, unit, lines, y_range=span, size=(420, 250))
-        if chart:
+        chart = line_chart(title, x, unit, lines, y_range=span)
+        if chart is not None:
             charts.append((title, chart))
     return charts
 

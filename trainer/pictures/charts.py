@@ -1,70 +1,34 @@
-"""Line charts as inline SVG; colours and fonts come from the page's style sheet."""
+"""Charts of our pages, drawn by Vega: values under the pointer, zoom, colours of the style sheet.
 
+What a user named (runs, settings) is in a chart as data only, never in an expression.
+"""
+
+import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
 
-from markupsafe import Markup, escape
+if TYPE_CHECKING:
+    import altair as alt
 
-from trainer.pictures.timeline import ticks
+MAX_POINTS = 200  # of a line: more would not be told apart, and would weigh on the page
+COLOURS = 6  # lines that are told apart by colour; what comes after them is drawn in grey
+LETTERS = 15  # of a name beside a chart
 
-MAX_POINTS = 120  # more would not be told apart at the width of a chart
-
-
-LEFT, TOP, BOTTOM = 44, 12, 40  # room for ticks and labels around the plot, in units of the drawing
+Axis = Literal["x", "y"]
+Tables = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Axes:
-    """The plot of a drawing of `width` x `height`, with `right` units beside it for names.
+class Chart:
+    """What a page draws, in Vega-Lite, and what it shows in words, for those who do not see it."""
 
-    `x` and `y` are the (least, greatest) values that it spans.
-    """
-
-    width: int
-    height: int
-    right: int
-    x: tuple[float, float]
-    y: tuple[float, float]
-
-    def at(self, x: float, y: float) -> tuple[float, float]:
-        """Where a value lies in the drawing."""
-        (x_low, x_high), (y_low, y_high) = self.x, self.y
-        x_scale = (self.width - LEFT - self.right) / ((x_high - x_low) or 1.0)
-        y_scale = (self.height - TOP - BOTTOM) / ((y_high - y_low) or 1.0)
-        return LEFT + (x - x_low) * x_scale, self.height - BOTTOM - (y - y_low) * y_scale
-
-    def draw(self, x_label: str, y_label: str, x_ticks: int) -> list[str]:
-        """Grid, about `x_ticks` ticks below and five on the left, and the labels."""
-        out = []
-        for value in ticks(*self.y, 5):
-            _, y = self.at(self.x[0], value)
-            out.append(
-                f'<path class="grid" d="M{LEFT} {y:.1f}H{self.width - self.right}"/>'
-                f'<text class="tick" x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">'
-                f"{short(value)}</text>"
-            )
-        for value in ticks(*self.x, x_ticks):
-            x, _ = self.at(value, self.y[0])
-            out.append(
-                f'<text class="tick" x="{x:.1f}" y="{self.height - BOTTOM + 17}" '
-                f'text-anchor="middle">{short(value)}</text>'
-            )
-        centre_x = (LEFT + self.width - self.right) / 2
-        centre_y = (TOP + self.height - BOTTOM) / 2
-        out.append(
-            f'<text class="axis" x="{centre_x:.0f}" y="{self.height - 6}" text-anchor="middle">'
-            f"{escape(x_label)}</text>"
-            f'<text class="axis" transform="translate(11 {centre_y:.0f}) rotate(-90)" '
-            f'text-anchor="middle">{escape(y_label)}</text>'
-        )
-        return out
-
-
-def open_svg(width: int, height: int, words: str) -> str:
-    """The beginning of a drawing that screen readers read as `words`."""
-    label = escape(words)
-    return f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">'
+    specification: dict[str, Any]
+    words: str
 
 
 @dataclass(frozen=True)
@@ -75,6 +39,19 @@ class Series:
     points: Sequence[tuple[float, float]]
 
 
+@dataclass(frozen=True)
+class Bin:
+    """Neighbouring points of a line as one: means of x and y, the least and the greatest y."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+
+
+# Lines
+
+
 def line_chart(
     title: str,
     x_label: str,
@@ -83,110 +60,232 @@ def line_chart(
     *,
     y_range: tuple[float, float] | None = None,
     marks: Sequence[tuple[float, float]] = (),
-    size: tuple[int, int] = (400, 250),
-) -> Markup:
-    """An accessible <svg> with axes, grid and the lines' names at their ends.
+    height: int = 250,
+) -> Chart | None:
+    """At most `COLOURS` lines over one x, or None where no point is finite.
 
+    A line's place in `series` gives its colour, whether or not others have points.
     A series of more than `MAX_POINTS` points is drawn as means of equal parts over a pale band from
-    the least to the greatest value of each part. `marks` are points drawn as dots.
+    the least to the greatest value of each part. `marks` are points drawn as rings.
     """
-    drawn = [(line.name, _binned(line.points)) for line in series]
-    drawn = [(name, bins) for name, bins in drawn if bins]
-    if not drawn:
-        return Markup("")
-    xs = [x for _, bins in drawn for x, *_ in bins]
-    x_low, x_high = min(0.0, min(xs)), max(xs)
-    lows = [low for _, bins in drawn for *_, low, _ in bins]
-    highs = [high for _, bins in drawn for *_, high in bins]
-    y_low, y_high = y_range or rounded(min(lows), max(highs))
-    named = len(drawn) > 1
-    width, height = size
-    longest = max(len(name) for name, _ in drawn)
-    right = max(76, 20 + 7 * longest) if named else 14
-    axes = Axes(width, height, right, (x_low, x_high), (y_low, y_high))
-    at = axes.at
+    import altair as alt
 
-    out = [open_svg(width, height, _spoken(title, x_label, drawn))]
-    out += axes.draw(x_label, y_label, (width - LEFT - right) // 55)
-    label_heights = apart(
-        [at(*bins[-1][:2])[1] for _, bins in drawn], gap=13, low=TOP, high=height - BOTTOM
+    lines = [(place, line.name, _binned(line.points)) for place, line in enumerate(series)]
+    lines = [(place, name, bins) for place, name, bins in lines if bins]
+    if not lines:
+        return None
+    every = [each for *_, bins in lines for each in bins]
+    ticks = height // 50
+    x = alt.X(
+        "x:Q",
+        title=x_label,
+        scale=span([each.x for each in every]),
+        axis=alt.Axis(grid=False, tickMinStep=1, tickCount=alt.ExprRef("ceil(width / 60)")),
     )
-    for index, (name, bins) in enumerate(drawn):
-        colour = f"s{index % 6}"
-        if any(low < high for *_, low, high in bins):
-            upper = [at(x, high) for x, _, _, high in bins]
-            lower = [at(x, low) for x, _, low, _ in reversed(bins)]
-            out.append(f'<path class="band {colour}" d="{_path(upper + lower)}Z"/>')
-        out.append(f'<path class="line {colour}" d="{_path([at(x, y) for x, y, *_ in bins])}"/>')
-        end_x, end_y = at(*bins[-1][:2])
-        out.append(f'<circle class="dot {colour}" cx="{end_x:.1f}" cy="{end_y:.1f}" r="3"/>')
-        if named:
-            out.append(
-                f'<text class="name {colour}" x="{end_x + 8:.1f}" '
-                f'y="{label_heights[index] + 4:.1f}">{escape(name)}</text>'
-            )
-    for x, y in (at(*mark) for mark in marks):
-        out.append(f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
-    out.append("</svg>")
-    return Markup("".join(out))
+    low, high = min(each.low for each in every), max(each.high for each in every)
+    if 0 <= low < 0.6 * high:
+        low = 0.0  # unless that would flatten the line
+    rounded = alt.Scale(domain=_apart(low, high), zero=False, nice=ticks)
+    y = alt.Y(
+        "y:Q",
+        title=y_label or None,
+        scale=span(y_range) if y_range else rounded,
+        axis=alt.Axis(tickCount=ticks),
+    )
+    names = [line.name for line in series]
+    hue = colour("line", names if len(lines) > 1 else (), [place for place, *_ in lines])
+    drawn = table("lines").encode(x, y, hue)
+    at, pointed = pointer("x")
+    layers = [
+        drawn.mark_area(opacity=0.16).encode(y="low:Q", y2="high:Q"),
+        drawn.mark_line().add_params(zoom("x", "y")),
+        table("ends").mark_circle(size=28).encode(x, y, hue),
+        pointed.mark_rule(style="hairline").encode(x),
+        drawn.mark_circle(size=44).transform_filter(at, empty=False),
+    ]
+    if marks:
+        layers.append(table("marks").mark_point(style="marked").encode(x, y))
+    layers.append(table("told").mark_rect(**UNSEEN).encode(x="from:Q", x2="to:Q").add_params(at))
+    return finish(
+        alt.layer(*layers),
+        _spoken(title, x_label, lines),
+        {
+            "lines": [asdict(each) | {"line": place} for place, _, bins in lines for each in bins],
+            "ends": [asdict(bins[-1]) | {"line": place} for place, _, bins in lines],
+            "marks": [{"x": x, "y": y} for x, y in marks],
+            "told": _told(x_label, lines),
+        },
+        height=height,
+        names=names,
+    )
 
 
-def _binned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float, float, float]]:
-    """(x, mean, least, greatest) of at most MAX_POINTS consecutive equal parts of the points."""
-    finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+Lines = Sequence[tuple[int, str, list[Bin]]]  # place, name and bins of those that have points
+
+
+def _binned(points: Sequence[tuple[float, float]]) -> list[Bin]:
+    """At most MAX_POINTS equal parts of the finite points, by x."""
+    finite = sorted((x, y) for x, y in points if math.isfinite(x) and math.isfinite(y))
     parts = min(len(finite), MAX_POINTS)
     bins = []
     for part in range(parts):
         chunk = finite[part * len(finite) // parts : (part + 1) * len(finite) // parts]
         ys = [y for _, y in chunk]
-        bins.append((sum(x for x, _ in chunk) / len(chunk), sum(ys) / len(ys), min(ys), max(ys)))
+        means = (sum(value / len(chunk) for value in axis) for axis in zip(*chunk, strict=True))
+        bins.append(Bin(*(float(f"{value:.7g}") for value in (*means, min(ys), max(ys)))))
     return bins
 
 
-def rounded(low: float, high: float) -> tuple[float, float]:
-    """A range that begins and ends on a tick; from 0 unless that would flatten the line."""
-    if 0 <= low < 0.6 * high:
-        low = 0.0
+def _told(x_label: str, lines: Lines) -> list[dict[str, Any]]:
+    """What is told at each place that one can point at: its x, and where every line is there."""
+    every = sorted({each.x for *_, bins in lines for each in bins})
+    places = every[:: math.ceil(len(every) / MAX_POINTS)]
+    room = (places[-1] - places[0]) or 2 * (abs(places[0]) or 1.0)  # beside the first and the last
+    between = [(left + right) / 2 for left, right in itertools.pairwise(places)]
+    ends = [places[0] - room, *between, places[-1] + room]
+    told = []
+    for x, (start, end) in zip(places, itertools.pairwise(ends), strict=True):
+        there = [
+            (name, bins[bisect_right(bins, x, key=lambda each: each.x) - 1])
+            for _, name, bins in lines
+            if bins[0].x <= x <= bins[-1].x
+        ]
+        values = [(x_label, number(x)), *((name, _value(each)) for name, each in there)]
+        told.append({"x": x, "y": there[0][1].y, "from": start, "to": end, "told": values})
+    return told
+
+
+def _value(each: Bin) -> str:
+    spread = f" ({number(each.low)} to {number(each.high)})" if each.low < each.high else ""
+    return number(each.y) + spread
+
+
+def _spoken(title: str, x_label: str, lines: Lines) -> str:
+    course = [f"{name}: from {bins[0].y:.3g} to {bins[-1].y:.3g}" for _, name, bins in lines]
+    return f"{title} over {x_label}. " + "; ".join(course) + "."
+
+
+# What all charts share
+
+
+def table(name: str) -> "alt.Chart":
+    """A layer of a chart, without a mark yet, that draws the rows which are called `name`."""
+    import altair as alt
+
+    return alt.Chart(alt.NamedData(name))
+
+
+def span(values: Sequence[float]) -> "alt.Scale":
+    """From the least to the greatest value, with room for a dot."""
+    import altair as alt
+
+    return alt.Scale(domain=_apart(min(values), max(values)), zero=False, nice=False, padding=8)
+
+
+def _apart(low: float, high: float) -> list[float]:
     if low == high:
         low, high = low - (abs(low) or 1.0), high + (abs(high) or 1.0)
-    marks = ticks(low, high, 5)
-    step = marks[1] - marks[0] if len(marks) > 1 else high - low
-    return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+    return [low, high]
 
 
-def apart(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """The heights, moved as little as keeps labels `gap` apart and within [low, high]."""
-    order = sorted(range(len(heights)), key=lambda i: heights[i])
-    moved = list(heights)
-    for rank, i in enumerate(order):
-        floor = moved[order[rank - 1]] + gap if rank else low
-        moved[i] = max(moved[i], floor)
-    ceiling = high
-    for i in reversed(order):
-        moved[i] = min(moved[i], ceiling)
-        ceiling = moved[i] - gap
-    return moved
+def colour(field: str, names: Sequence[str] = (), shown: Sequence[int] = ()) -> "alt.Color":
+    """The page's colour of a place, 0 to 5, or grey; a legend of the places `shown` if named.
+
+    A chart that names them is finished with the same `names`.
+    """
+    import altair as alt
+
+    width = 34 + 7 * max((len(cut(name)) for name in names), default=0)  # of a name in the legend
+    legend = alt.Legend(
+        orient="top",
+        title=None,
+        values=list(shown),
+        labelExpr="names[datum.value]",
+        columns=alt.ExprRef(f"max(1, floor(width / {width}))"),
+    )
+    return alt.Color(
+        f"{field}:O",
+        scale=alt.Scale(
+            domain=list(range(COLOURS + 1)),
+            range=[*(f"var(--s{place})" for place in range(COLOURS)), "var(--muted)"],
+        ),
+        legend=legend if names else None,
+    )
 
 
-def short(value: float) -> str:
-    """20000 -> '20k', 0.0004 -> '4e-4': tick labels that fit beside a small chart."""
-    if abs(value) >= 1_000_000:
-        return f"{value / 1_000_000:g}M"
-    if abs(value) >= 10_000:
-        return f"{value / 1000:g}k"
-    if 0 < abs(value) < 0.005:
-        exponent = math.floor(math.log10(abs(value)))
-        return f"{value / 10**exponent:g}e{exponent}"
-    return f"{value:g}"
+def zoom(*axes: Axis) -> "alt.Parameter":
+    """Wheel with Ctrl (so do browsers report a pinch), drag, and double click for the whole."""
+    import altair as alt
+
+    return alt.selection_interval(
+        name="zoom",
+        bind="scales",
+        encodings=list(axes),
+        zoom="wheel![event.ctrlKey || event.metaKey]",
+    )
 
 
-def _path(points: Sequence[tuple[float, float]]) -> str:
-    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+def pointer(*axes: Axis) -> "tuple[alt.Parameter, alt.Chart]":
+    """What is pointed at, and a layer of the rows called "told" that are.
+
+    Each of them has a place on the axes and `told`, the pairs (name, value) that the page shows
+    beside the pointer. A chart's last layer draws all of them with a mark that is `UNSEEN`.
+    """
+    import altair as alt
+
+    at = alt.selection_point(name="at", on="pointerover", clear="pointerout", fields=list(axes))
+    return at, table("told").transform_filter(at, empty=False)
 
 
-def _spoken(
-    title: str, x_label: str, drawn: Sequence[tuple[str, list[tuple[float, float, float, float]]]]
-) -> str:
-    """The chart in words, for readers who do not see it."""
-    lines = [f"{name}: from {bins[0][1]:.3g} to {bins[-1][1]:.3g}" for name, bins in drawn]
-    return f"{title} over {x_label}. " + "; ".join(lines) + "."
+UNSEEN: Any = {"opacity": 0, "tooltip": {"content": "data"}}
+"""A mark that is there to be pointed at. (Vega's `nearest` loses marks that lie on one line.)"""
+
+
+def finish(
+    chart: "alt.LayerChart | alt.FacetChart",
+    words: str,
+    tables: Tables,
+    *,
+    height: int,
+    names: Sequence[str] = (),
+) -> Chart:
+    """A chart as wide as its place on the page; legends and axes call places by their `names`."""
+    import altair as alt
+
+    chart = chart.add_params(alt.param(name="names", value=[cut(name) for name in names]))
+    fit = alt.AutoSizeParams(type="fit", contains="padding")  # labels and legend are within
+    chart = chart.properties(autosize=fit, width="container", height=height)
+    return Chart(specify(chart, tables), words)
+
+
+def specify(chart: "alt.TopLevelMixin", tables: Tables) -> dict[str, Any]:
+    """The chart in Vega-Lite, with the rows that its layers draw, by name."""
+    specification = chart.to_dict()
+    # What a chart looks like, and which Vega draws it, is for whoever draws it to say.
+    del specification["config"], specification["$schema"]
+    # Rows are put in afterwards: Altair checks whatever it holds, which takes long for thousands.
+    return specification | {"datasets": dict(tables)}
+
+
+@cache
+def library() -> str:
+    """A script that gives a page `vegaEmbed` and no other name.
+
+    It can stand in the page: nothing in it ends the script or begins another.
+    """
+    import vl_convert
+
+    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    script = re.sub(r"<(?=!--|/?script)", r"\\x3C", script, flags=re.IGNORECASE)
+    return f"(() => {{{script}\n}})();"
+
+
+def number(value: float) -> str:
+    """12345 -> '12,345', 0.123456 -> '0.1235': what is told of a value."""
+    return f"{value:,.0f}" if 10_000 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
+def cut(name: str) -> str:
+    """A name, shortened in the middle where it would not fit beside a chart."""
+    half = LETTERS // 2
+    return name if len(name) <= LETTERS else f"{name[:half]}…{name[-half:]}"

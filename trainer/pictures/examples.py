@@ -1,7 +1,10 @@
 """Which queries does a report show, and what is drawn of each?"""
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,19 @@ from numpy.typing import NDArray
 
 from data_pipeline.annotations import HIGHLIGHT_CLIP, Annotation, iter_rows
 from data_pipeline.errors import InputError
+from trainer.pictures.charts import UNSEEN, Chart, finish, pointer, table
 from trainer.pictures.thumbnails import data_uri, film_strip
-from trainer.pictures.timeline import Timeline, annotated_saliency, clip_length_of, clock, ticks
+from trainer.pictures.timeline import (
+    Timeline,
+    annotated_saliency,
+    clip_length_of,
+    clock,
+    clock_ticks,
+)
 
 SHOWN_WINDOWS = 4
+CURVE = 92  # height of a curve of saliency
+MOST_CLIPS = 600  # of a curve: more would not be told apart, and would weigh on the page
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", "")
 
 
@@ -44,7 +56,7 @@ def _timeline(annotation: Annotation, row: dict[str, Any]) -> Timeline:
         query=annotation.query,
         duration=annotation.duration,
         windows=tuple((float(s), float(e), float(p)) for s, e, p in row["pred_relevant_windows"]),
-        saliency=saliency if len(saliency) else None,
+        saliency=saliency if len(saliency) and np.isfinite(saliency).all() else None,
         clip_length=clip_length_of(max(1, len(saliency)), annotation.duration),
         truth=annotation.windows,
         true_saliency=annotated_saliency(annotation),
@@ -98,36 +110,84 @@ def draw_timeline(line: Timeline, shown: int = SHOWN_WINDOWS) -> dict[str, Any]:
         "truth": [bar(*window) for window in line.truth or ()],
         "found": [bar(s, e) | {"score": score} for s, e, score in line.windows[:shown]],
         "hidden": max(0, len(line.windows) - shown),
-        "curve": _steps(line, line.saliency, line.clip_length, None),
-        "true_curve": _steps(line, line.true_saliency, HIGHLIGHT_CLIP, (0.0, 4.0)),
-        "ticks": [(mark * percent, clock(mark)) for mark in ticks(0, line.duration, 6, time=True)],
+        "saliency": partial(saliency_chart, line),  # which not every page shows
+        "curves": _curves(line),
+        "ticks": [(mark * percent, clock(mark)) for mark in clock_ticks(line.duration)],
     }
 
 
-def _steps(
-    line: Timeline,
-    scores: NDArray[np.float32] | None,
-    clip_length: float,
-    scale: tuple[float, float] | None,
-) -> dict[str, Any] | None:
-    """A step curve as an SVG path in a 100 x 100 box, and the values at the box's edges."""
-    if scores is None:
+def saliency_chart(line: Timeline) -> Chart | None:
+    """Predicted saliency as a line, annotated as an area; each has its own scale, this 0 to 4.
+
+    None where there is neither. It cannot be zoomed, for other rows share its time.
+    """
+    import altair as alt
+
+    curves = _curves(line)
+    if not curves:
         return None
-    low, high = scale or (float(scores.min()), float(scores.max()))
-    heights = 96 - 92 * (scores - low) / ((high - low) or 1.0)
-    edges = line.clip_edges(len(scores), clip_length) * 100 / line.duration
-    path = "".join(
-        f"{'L' if i else 'M'}{edges[i]:.2f} {height:.1f}H{edges[i + 1]:.2f}"
-        for i, height in enumerate(heights)
-    )
-    peak = int(scores.argmax())
-    return {
-        "path": path,
-        "area": f"{path}V100H0Z",
-        "low": low,
-        "high": high,
-        "peak": float(min(peak * clip_length, line.duration)),
+    tables: dict[str, list[dict[str, Any]]] = {
+        name: line.outline((scores - low) / ((high - low) or 1.0), length)
+        for name, (scores, length, low, high) in curves.items()
     }
+    x = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[0, line.duration], zero=False, nice=False))
+    y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[0, 1], padding=4))
+    step: Any = {"interpolate": "step-after", "clip": True}  # exactly as wide as the other rows
+    layers = []
+    if "annotated" in curves:
+        annotated = table("annotated").encode(x, y)
+        layers += [
+            annotated.mark_area(color="var(--truth-soft)", **step),
+            annotated.mark_line(color="var(--truth)", strokeWidth=1.4, **step),
+        ]
+    if "predicted" in curves:
+        layers.append(table("predicted").mark_line(color="var(--found)", **step).encode(x, y))
+    at, pointed = pointer("x")
+    layers += [
+        pointed.mark_rule(style="hairline").encode(x),
+        table("told").mark_rect(**UNSEEN).encode(x="from:Q", x2="to:Q").add_params(at),
+    ]
+    chart = alt.layer(*layers)
+    words = [
+        f"{name.capitalize()} saliency, highest at {clock(int(scores.argmax()) * length)}."
+        for name, (scores, length, _, _) in curves.items()
+    ]
+    return finish(chart, " ".join(words), tables | {"told": _told(line, curves)}, height=CURVE)
+
+
+Curves = dict[str, tuple[NDArray[np.float32], float, float, float]]
+
+
+def _curves(line: Timeline) -> Curves:
+    """What is known of saliency: name -> scores, seconds of each, ends of its scale."""
+    curves: Curves = {}
+    if line.saliency is not None:
+        ends = float(line.saliency.min()), float(line.saliency.max())
+        curves["predicted"] = (*_peaks(line.saliency, line.clip_length), *ends)
+    if line.true_saliency is not None:
+        curves["annotated"] = (*_peaks(line.true_saliency, HIGHLIGHT_CLIP), 0.0, 4.0)
+    return curves
+
+
+def _peaks(scores: NDArray[np.float32], length: float) -> tuple[NDArray[np.float32], float]:
+    """Scores and seconds of each; of more than MOST_CLIPS the greatest of so many parts."""
+    together = math.ceil(len(scores) / MOST_CLIPS)
+    return np.maximum.reduceat(scores, np.arange(0, len(scores), together)), together * length
+
+
+def _told(line: Timeline, curves: Curves) -> list[dict[str, Any]]:
+    """What is told at each clip: its time, and its scores."""
+    first, length, _, _ = next(iter(curves.values()))
+    told = []
+    for start, end in itertools.pairwise(line.clip_edges(len(first), length).tolist()):
+        middle = (start + end) / 2
+        values = [
+            (name, f"{scores[min(int(middle / length), len(scores) - 1)]:.2f}")
+            for name, (scores, length, _, _) in curves.items()
+        ]
+        values.insert(0, ("time", f"{clock(start)} – {clock(end)}"))
+        told.append({"x": middle, "from": start, "to": end, "told": values})
+    return told
 
 
 def find_video(videos: Path | None, vid: str) -> Path:

@@ -1,11 +1,15 @@
 """How is a page written? From templates, needing no network."""
 
+import base64
+import hashlib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from trainer.pictures.charts import library
 from trainer.pictures.timeline import clock
 
 
@@ -22,6 +26,21 @@ def fill(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(**values)
 
 
+def chart_scripts() -> tuple[str, str]:
+    """What draws the charts of a page: the library, and what our pages make of it."""
+    return library(), fill("charts.js")
+
+
+def policy(scripts: Sequence[str]) -> str:
+    """The Content-Security-Policy of a page of one file: these scripts run, nothing is loaded."""
+    hashes = (base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts)
+    allowed = " ".join(f"'sha256-{each}'" for each in hashes) or "'none'"
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -31,6 +50,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.globals |= {"chart_scripts": chart_scripts, "policy_of": policy}
     environment.filters["clock"] = clock
     environment.filters["signed"] = signed
     environment.filters["quantity"] = quantity

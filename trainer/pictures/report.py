@@ -1,14 +1,12 @@
 """One self-contained page per run: what was measured, how training went, what the model finds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from data_pipeline.annotations import Annotation
 from trainer.metrics import HEADLINES
-from trainer.pictures.charts import Series, line_chart
+from trainer.pictures.charts import Chart, Series, line_chart
 from trainer.pictures.examples import Pair, draw_example, evenly_spaced, pair_up
 from trainer.pictures.pages import write_page
 from trainer.tracking.run_files import Records, is_number, points, read_records, read_result
@@ -21,6 +19,7 @@ PLACE = (
     "time",
     "loss",
 )  # keys of a training record that get no chart of their own
+FASTEST, SLOWEST = "_fastest_rank", "_slowest_rank"  # ends of the keys beside that of the mean
 
 
 def write_report(
@@ -107,38 +106,53 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 # Curves
 
 
-def _training_charts(records: Records) -> list[tuple[str, Markup]]:
+Titled = tuple[str, Chart]
+
+
+def _titled(charts: Iterable[tuple[str, Chart | None]]) -> list[Titled]:
+    """Those for which there is something to draw."""
+    return [(title, chart) for title, chart in charts if chart is not None]
+
+
+def _training_charts(records: Records) -> list[Titled]:
+    loss = [Series("loss", points(records["train"], "loss", "step"))]
     metrics = [Series(name, points(records["eval"], name, "epoch")) for name in HEADLINES]
-    charts = [
-        (
-            "Loss",
-            line_chart(
-                "Loss", "step", "loss", [Series("loss", points(records["train"], "loss", "step"))]
-            ),
-        ),
-        (
-            "Validation metrics",
-            line_chart("Validation metrics", "epoch", "percent", metrics, y_range=(0, 100)),
-        ),
-    ]
-    return [(title, chart) for title, chart in charts if chart]
+    title, percent = "Validation metrics", (0.0, 100.0)
+    return _titled(
+        [
+            ("Loss", line_chart("Loss", "step", "loss", loss)),
+            (title, line_chart(title, "epoch", "percent", metrics, y_range=percent)),
+        ]
+    )
 
 
-def _pieces(records: Records) -> list[tuple[str, Markup]]:
+def _pieces(records: Records) -> list[Titled]:
     """A small chart for everything else that training logged: parts of the loss, rates, norms."""
-    keys = dict.fromkeys(key for record in records["train"] for key in record if key not in PLACE)
+    train = records["train"]
+    keys = dict.fromkeys(key for record in train for key in record if key not in PLACE)
     pieces = []
     for key in keys:
+        if key.removesuffix(FASTEST).removesuffix(SLOWEST) in keys.keys() - {key}:
+            continue  # stands beside the mean
         name = key.replace("_", " ")
-        series = [Series(name, points(records["train"], key, "step"))]
-        pieces.append((name, line_chart(name, "step", "", series, size=(280, 170))))
-    return [(name, chart) for name, chart in pieces if chart]
+        lines = {name: points(train, key, "step")}
+        ranks = {
+            "fastest rank": points(train, key + FASTEST, "step"),
+            "slowest rank": points(train, key + SLOWEST, "step"),
+        }
+        if any(line not in ([], lines[name]) for line in ranks.values()):  # of several processes
+            lines = {"mean": lines[name]} | ranks
+        if key == "pairs_replaced" and not any(y for _, y in lines[name]):
+            continue  # nothing was damaged
+        series = [Series(*line) for line in lines.items()]
+        pieces.append((name, line_chart(name, "step", "", series, height=160)))
+    return _titled(pieces)
 
 
-def _spread_chart(pairs: Sequence[Pair]) -> Markup:
+def _spread_chart(pairs: Sequence[Pair]) -> Chart | None:
     """IoU of the first window of every query, best to worst, the shown examples marked."""
     if len(pairs) < 2:
-        return Markup("")
+        return None
     share = 100 / (len(pairs) - 1)
     overlaps = [(rank * share, pair.iou) for rank, pair in enumerate(pairs)]
     return line_chart(
@@ -148,5 +162,5 @@ def _spread_chart(pairs: Sequence[Pair]) -> Markup:
         [Series("IoU", overlaps)],
         y_range=(0, 1),
         marks=[(rank * share, pair.iou) for rank, pair in evenly_spaced(pairs, EXAMPLES)],
-        size=(400, 220),
+        height=220,
     )

@@ -1,7 +1,6 @@
 """What do the files of a run's folder say? Read for reports and comparisons."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,8 @@ def read_records(path: Path) -> Records:
 
 def is_number(value: Any) -> bool:
     """Whether a value of a record can be drawn."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Whole numbers in JSON have no bound, and floats beyond this one no sum or difference.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def points(records: list[dict[str, Any]], key: str, x: str) -> list[tuple[float, float]]:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +80,26 @@ def page(run: Path, *, saliency: bool = True) -> str:
     return write_report(run, annotations, run.parents[1] / "videos").read_text()
 
 
-def test_page_needs_no_other_file_and_no_network(run: Path) -> None:
+def test_page_needs_no_other_file_and_no_network(run: Path, chromium: Any) -> None:
+    page(run)
+    context = chromium.new_context(offline=True)
+    opened = context.new_page()
+    asked: list[str] = []
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.goto((run / "report.html").as_uri())
+    opened.locator(".chart svg").first.wait_for()
+    assert opened.locator(".strip img").count() == 72
+    assert opened.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+    assert all(url.startswith("data:image/jpeg") for url in asked[1:])
+    context.close()
+
+
+def test_page_of_a_run_without_anything_to_draw_has_no_script(run: Path) -> None:
+    for name in ("metrics.jsonl", "predictions.jsonl"):
+        (run / name).unlink()
     html = page(run)
-    addresses = re.findall(r"""(?:src|href)="([^"]*)"|url\(([^)]*)\)""", html)
-    assert addresses
-    assert all(source.startswith("data:image/jpeg;base64,") for source, _ in addresses)
     assert "<script" not in html
+    assert "script-src 'none'" in unescape(html)
 
 
 def test_page_shows_metrics_baselines_provenance_and_configuration(run: Path) -> None:
@@ -122,6 +137,7 @@ def test_axe_finds_no_serious_fault(
     page(run)
     opened = chromium.new_page()
     opened.goto((run / "report.html").as_uri())
+    opened.locator(".curve svg").last.wait_for(state="attached")
     opened.locator("summary").first.click()
     assert not accessibility_faults(opened)
 
@@ -132,11 +148,90 @@ def test_queries_are_escaped(run: Path) -> None:
     assert "<10>" not in html
 
 
-def test_curves_have_axis_labels_and_words_for_those_who_do_not_see_them(run: Path) -> None:
+def specification(html: str, words: str) -> dict[str, Any]:
+    """What is drawn in the place of words that begin so."""
+    found = re.search(f"data-chart='([^']*)'>{re.escape(words)}", html)
+    assert found is not None
+    drawn: dict[str, Any] = json.loads(found[1])
+    return drawn
+
+
+def test_curves_are_drawn_of_the_loss_its_parts_and_the_metrics(run: Path) -> None:
     html = page(run)
-    assert 'aria-label="Loss over step. loss: from 3 to 1.02."' in html
-    assert ">epoch</text>" in html
+    loss = specification(html, "Loss over step. loss: from 3 to 1.01.")["datasets"]["lines"]
+    assert (loss[0]["x"], loss[0]["y"], loss[-1]["x"]) == (0, 3, 199)
+    specification(html, "Validation metrics over epoch. R1@0.5: from 81.2 to 81.2;")
     assert "<h3>class</h3>" in html
+
+
+def with_records(run: Path, **more: Any) -> str:
+    """The page of the run after these were recorded too; a list is a value for each record."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for number, row in enumerate(row for row in rows if row["kind"] == "train"):
+        row |= {k: v[number % len(v)] if isinstance(v, list) else v for k, v in more.items()}
+    lines(run / "metrics.jsonl", rows)
+    return page(run)
+
+
+def test_of_one_process_the_fastest_and_the_slowest_rank_are_left_out(run: Path) -> None:
+    seconds = [0.25, 0.5, 0.125]
+    ends = {"step_seconds_fastest_rank": seconds, "step_seconds_slowest_rank": seconds}
+    html = with_records(run, step_seconds=seconds, **ends)
+    specification(html, "step seconds over step. step seconds: from 0.25 to 0.5.")
+    assert not re.findall("<h3>.*rank</h3>", html)
+
+
+def test_of_several_processes_the_fastest_and_the_slowest_rank_stand_beside_the_mean(
+    run: Path,
+) -> None:
+    html = with_records(
+        run, step_seconds=0.5, step_seconds_fastest_rank=0.25, step_seconds_slowest_rank=0.75
+    )
+    words = (
+        "step seconds over step. mean: from 0.5 to 0.5; fastest rank: from 0.25 to 0.25; "
+        "slowest rank: from 0.75 to 0.75."
+    )
+    specification(html, words)
+    assert html.count("<h3>step seconds") == 1
+
+
+def test_pairs_replaced_are_drawn_where_there_were_any(run: Path) -> None:
+    assert "pairs replaced" not in with_records(run, pairs_replaced=0.0)
+    assert "<h3>pairs replaced</h3>" in with_records(run, pairs_replaced=[0.0, 0.0, 2.0])
+
+
+def test_saliency_is_told_clip_by_clip(run: Path) -> None:
+    drawn = specification(page(run), "Predicted saliency, highest at 0 s. Annotated saliency, high")
+    assert [row["told"] for row in drawn["datasets"]["told"]] == [
+        [["time", "0 s – 2 s"], ["predicted", "0.50"], ["annotated", "3.67"]],
+        [["time", "2 s – 4 s"], ["predicted", "-0.25"], ["annotated", "1.67"]],
+        [["time", "4 s – 6 s"], ["predicted", "0.12"], ["annotated", "0.00"]],
+    ]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e400, 10**400, True, "1", None])
+def test_what_is_no_number_is_left_out_of_a_curve(run: Path, value: Any) -> None:
+    drawn = specification(with_records(run, part=[1.0, value, 3.0]), "part over step")
+    assert {row["y"] for row in drawn["datasets"]["lines"]} == {1.0, 3.0}
+
+
+def test_saliency_of_a_long_video_is_drawn_by_its_peaks(run: Path) -> None:
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["pred_saliency_scores"] = [0.0] * 6000
+        row["pred_saliency_scores"][3333] = 1.0
+    lines(run / "predictions.jsonl", rows)
+    drawn = specification(page(run), "Predicted saliency, highest at 3.3 s.")["datasets"]
+    assert len(drawn["predicted"]) == 601
+    assert [row for row in drawn["told"] if row["told"][1] == ["predicted", "1.00"]]
+
+
+def test_saliency_that_is_no_number_is_left_out(run: Path) -> None:
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["pred_saliency_scores"][1] = float("nan")
+    lines(run / "predictions.jsonl", rows)
+    assert page(run).count(">Annotated saliency, highest at 0 s.<") == 6
 
 
 def test_step_repeated_by_a_resumed_run_counts_once(run: Path) -> None:

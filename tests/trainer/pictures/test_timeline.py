@@ -1,10 +1,7 @@
 """Times, ticks and clips of a timeline are what a reader would work out by hand."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from PIL import Image
 
 from data_pipeline.annotations import Annotation
 from trainer.pictures.timeline import (
@@ -12,8 +9,7 @@ from trainer.pictures.timeline import (
     annotated_saliency,
     clip_length_of,
     clock,
-    draw_timelines,
-    ticks,
+    clock_ticks,
 )
 
 
@@ -25,10 +21,17 @@ def test_clock_reads_as_people_write_it(seconds: float, text: str) -> None:
     assert clock(seconds) == text
 
 
-def test_ticks_are_round_and_within_the_range() -> None:
-    assert ticks(0, 1, 5) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    assert ticks(0, 3600, 6, time=True) == [0, 600, 1200, 1800, 2400, 3000, 3600]
-    assert ticks(2, 2) == [2]
+@pytest.mark.parametrize(
+    ("duration", "marks"),
+    [
+        (1.0, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (44.0, [0, 10, 20, 30, 40]),
+        (3600.0, [0, 600, 1200, 1800, 2400, 3000, 3600]),
+        (0.0, [0]),
+    ],
+)
+def test_ticks_are_round_times_within_the_video(duration: float, marks: list[float]) -> None:
+    assert clock_ticks(duration) == pytest.approx(marks)
 
 
 def test_iou_is_with_the_true_window_that_the_first_window_fits_best() -> None:
@@ -53,18 +56,6 @@ def test_clip_length_follows_from_the_number_of_scores(
     assert clip_length_of(scores, duration) == length
 
 
-def test_picture_is_written_for_several_queries_with_and_without_saliency(tmp_path: Path) -> None:
-    lines = [
-        Timeline(
-            "a red circle",
-            12.0,
-            ((2, 6, 0.9), (8, 12, 0.2)),
-            np.linspace(-1, 1, 6, dtype=np.float32),
-        ),
-        Timeline("nothing", 12.0, ()),
-    ]
-    strip = [Image.new("RGB", (32, 18), "teal")] * 4
-    draw_timelines(tmp_path / "t.png", lines, strip)
-    with Image.open(tmp_path / "t.png") as picture:
-        assert picture.width > 1000
-    assert [path.name for path in tmp_path.iterdir()] == ["t.png"]
+def test_an_outline_keeps_each_clips_score_until_the_next_and_ends_with_the_video() -> None:
+    points = Timeline("q", 5.0, ()).outline(np.array([1, 3, 2], np.float32), 2.0)
+    assert [(p["x"], p["y"]) for p in points] == [(0, 1), (2, 3), (4, 2), (5, 2)]
