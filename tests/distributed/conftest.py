@@ -43,9 +43,10 @@ class Ranks:
     def __init__(self, folder):
         self.folder, self.started = folder, []
         self._server = multiprocessing.get_context("forkserver")
-        # The first optimizer of a process imports torch._dynamo: a second each.
-        preloaded = ["deepspeed", "torch._dynamo", "tests.distributed.program"]
-        self._server.set_forkserver_preload(preloaded)
+        # Beside the program, what a rank would import as it goes on: seconds each.
+        later = ["torch._dynamo", "transformers", "deepspeed.runtime.zero.muon.muon_optimizer"]
+        modules = [*later, "accelerate.commands.launch", "tests.distributed.program"]
+        self._server.set_forkserver_preload(modules)
 
     def start(self, flags, world=1, file=None, **environment):
         """Start the ranks of one run: (process, file of its output) each. Several are launched as
