@@ -9,8 +9,9 @@ PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet --con
 quickstart: $(VENV)/.quickstart  ## videos -> features -> trained, evaluated, tracked model
 	$(BIN)/python -m launch.quickstart
 
+WORKERS ?= 4  # on two cores: half the time of the longest tests is waiting
 test: $(VENV)/.dev  ## every test, the end-to-end run included
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 unit: $(VENV)/.dev  ## the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow"

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,15 @@ def accessibility_faults() -> Callable[[Any], list[str]]:
         ]
 
     return find
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that may take longest come first, or the last worker would be left alone with one."""
+    limits: Counter[Path] = Counter()
+    for item in items:
+        if (limit := item.get_closest_marker("timeout")) is not None:
+            limits[item.path] += limit.args[0]
+    items.sort(key=lambda item: -limits[item.path])
 
 
 @pytest.fixture(autouse=True)
