@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.judging import results
+from trainer.training import provenance
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -88,10 +88,10 @@ def test_results_made_in_the_image_name_its_commit(monkeypatch: pytest.MonkeyPat
     def no_git(*_: object, **__: object) -> None:
         raise FileNotFoundError("git")
 
-    monkeypatch.setattr(results.subprocess, "run", no_git)
+    monkeypatch.setattr(provenance.subprocess, "run", no_git)
     monkeypatch.setenv("SDST_REVISION", "0123456789ab")
-    assert results.code_revision() == "0123456789ab"
+    assert provenance.code_revision() == "0123456789ab"
     monkeypatch.delenv("SDST_REVISION")
-    assert results.code_revision() != "0123456789ab"
+    assert provenance.code_revision() != "0123456789ab"
     for target in ("cpu", "cuda"):
         assert 'ENV SDST_REVISION="${REVISION}"' in stages()[target]
