@@ -2,7 +2,10 @@
 PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile \
+          --constraint constraints.txt
+# On all cores, where pip uses one; packages ship some files that are not for this Python.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 
 .PHONY: quickstart test unit lint image clean
 
@@ -33,11 +36,14 @@ $(VENV)/bin/python:
 $(VENV)/.quickstart: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing the environment into $(VENV) (a few minutes the first time)"
 	$(PIP) --editable '.[quickstart]'
+	@$(COMPILE)
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.quickstart
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing the environment into $(VENV) (a few minutes the first time)"
 	$(PIP) --editable '.[quickstart,demo,dev]'
-	@touch $@
+	@$(COMPILE)
+	@touch $(VENV)/.quickstart $@
 
 clean:  ## remove what the commands above made
 	rm -rf $(VENV) data/quickstart runs/quickstart

@@ -96,7 +96,7 @@ def test_a_sweep_outlives_a_failed_trial_and_goes_on_where_it_was(
             "order": {"lanes": 8},
         },
         "model": {"video_width": 12, "text_width": 10, "layers": [-1], "width": 32, "heads": 4},
-        "tracking": {"every": 2},
+        "tracking": {"every": 2, "peak_tflops": 1},
     }
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
     plan = {
