@@ -16,15 +16,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from data_pipeline.errors import InputError
-from model.backbones.internvideo2 import InternVideo2, InternVideo2Config
-from model.backbones.internvideo2_text import InternVideo2Text, InternVideo2TextConfig
+from model.config import InternVideo2Config, InternVideo2TextConfig
 from trainer.cli import command, parse_config
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,12 @@ def main(args: list[str] | None = None) -> int:
     config = parse_config(ConvertConfig, args, __doc__)
     checkpoint = read_checkpoint(config.checkpoint)
     tokenizer = wordpiece_tokenizer(config.vocabulary)
+    import torch
+    from safetensors.torch import save_file
+
+    from model.backbones.internvideo2 import InternVideo2
+    from model.backbones.internvideo2_text import InternVideo2Text
+
     with torch.device("meta"):  # to check names and shapes; the weights are not copied
         vision = InternVideo2(config.vision)
         text = InternVideo2Text(config.text, tokenizer)
@@ -70,13 +75,15 @@ def main(args: list[str] | None = None) -> int:
     return 0
 
 
-def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
+def read_checkpoint(path: Path) -> "Mapping[str, Tensor]":
     """The state dict under `model` or `module` of a .pt file, without running code from it.
 
     Raises InputError for a file that is not there, not a checkpoint or holds more than tensors.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; download it from the authors' model page")
+    import torch
+
     try:
         # Files in the zip format are mapped, not read: only the tensors that are kept get copied.
         content = torch.load(

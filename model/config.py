@@ -127,6 +127,62 @@ class LossConfig:
             raise ValueError(f"supervise is {self.supervise!r}: make it 'all' or 'last'")
 
 
+@dataclass(frozen=True)
+class InternVideo2Config:
+    """Sizes of the tower, the published 1B model by default, and how it is run.
+
+    The 6B model is width 3200, depth 48, heads 25 and mlp_width 12800.
+    """
+
+    name: str = "internvideo2-1b"
+    image_size: int = 224
+    patch_size: int = 14
+    frames_per_clip: int = 4
+    tubelet_size: int = 1
+    """Frames that one token spans."""
+    width: int = 1408
+    depth: int = 40
+    heads: int = 16
+    mlp_width: int = 6144
+    pool_heads: int = 16
+    pool_width: int = 768
+    pooling: Literal["adaptive", "cls", "average"] = "adaptive"
+    """How the token states after a block become one vector: `adaptive` is the frozen attention
+    pooling (pool_width), `cls` the CLS token and `average` the mean of all tokens, CLS included as
+    in the query of the attention pooling (both as wide as the tower)."""
+    attention: Backend = "sdpa"
+    compile: bool = False
+    """Compile the blocks and the pooling with torch.compile."""
+
+    def __post_init__(self) -> None:
+        if self.pooling not in ("adaptive", "cls", "average"):
+            raise ValueError(f"pooling must be adaptive, cls or average, found {self.pooling!r}")
+        for size, part in (
+            ("image_size", "patch_size"),
+            ("frames_per_clip", "tubelet_size"),
+            ("width", "heads"),
+            ("width", "pool_heads"),
+        ):
+            if getattr(self, size) % getattr(self, part):
+                raise ValueError(f"{size} must be a multiple of {part}")
+
+
+@dataclass(frozen=True)
+class InternVideo2TextConfig:
+    """Sizes of the tower, BERT-large-uncased as published by default."""
+
+    vocabulary: int = 30522
+    width: int = 1024
+    depth: int = 19
+    """Text-only layers, the ones built here."""
+    published_depth: int = 24
+    """Layers in the checkpoint; those from `depth` on are skipped."""
+    heads: int = 16
+    mlp_width: int = 4096
+    positions: int = 512
+    max_tokens: int = 40
+
+
 def _require(condition: bool, field: str, value: object, wanted: str) -> None:
     if not condition:
         raise ValueError(f"{field} is {value!r}: make it {wanted}")

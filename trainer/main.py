@@ -10,164 +10,60 @@ The second form only evaluates P, a checkpoint or an exported model, on the spli
 and data.report; --dump also writes its predictions as the data set's server takes them.
 """
 
-import logging
+import argparse
 import sys
-
-from accelerate import Accelerator
-from accelerate.utils import set_seed
-from rich.console import Console
+from collections.abc import Sequence
+from pathlib import Path
 
 from data_pipeline.errors import InputError
-from model.objective.losses import Criterion
-from trainer.cli import command, dump_config, parse_config
-from trainer.config import Config, experiment
-from trainer.judging.evaluate_checkpoint import evaluate_checkpoint, evaluation_request
-from trainer.judging.judging import finish, select
-from trainer.tracking.tracking import End
-from trainer.training.checkpoints import State
-from trainer.training.loop import train_epoch
-from trainer.training.meter import Meter
-from trainer.training.preemption import Stopped, StopSignals
-from trainer.training.processes import describe, join, leave, lost_contact
-from trainer.training.progress import TrainingBar
-from trainer.training.randomness import make_deterministic
-from trainer.training.run import Run, make_meter, open_data, resume
-
-CONSOLE = Console()
+from trainer.cli import command, parse_config
+from trainer.config import Config
 
 
 @command
 def main(args: list[str] | None = None) -> int:
-    """Set up, train, report; each step below in its turn.
+    """Read the command line, then train and report, or only evaluate.
 
     Exits with 0, with 75 after SIGTERM and 130 after Ctrl-C once a checkpoint is written, with 76
     when another process is lost, and with 2 for a fault of the user's.
     """
     request, args = evaluation_request(args)
     config = parse_config(Config, args, __doc__)
+    # What computes is imported now: help and mistyped flags do not wait for PyTorch.
     if request:
-        evaluate_checkpoint(config, request, CONSOLE)
+        from trainer.judging.evaluate_checkpoint import evaluate_checkpoint
+
+        evaluate_checkpoint(config, request.checkpoint, request.dump)
         return 0
-    if (config.folder / "metrics.json").is_file() and same_as_saved(config):
-        CONSOLE.print(f"{config.folder} is finished; its scores are in metrics.json")
-        return 0
-    accelerator = start(config)
-    with StopSignals(accelerator, config.grace, workers=config.data.workers > 0) as stop:
-        data = open_data(config, accelerator)
-        run = resume(config, accelerator, data, stop, CONSOLE)
-        status: End = "FAILED"
-        try:
-            train(run)
-            finish(run, CONSOLE)
-            status = "FINISHED"
-            return 0
-        except Stopped as stopped:
-            status = "KILLED"
-            run.save()
-            run.checkpoints.wait()
-            accelerator.print(f"{stopped}: stopped after step {run.state.step}, which is saved")
-            return stopped.status
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        except RuntimeError as error:
-            if lost_contact(error):
-                run.close(status)
-                leave(accelerator, error)
-            raise
-        finally:
-            run.close(status)
-            run.learner.release()
-            accelerator.end_training()
+    from trainer.experiment import carry_out
+
+    return carry_out(config)
 
 
-def start(config: Config) -> Accelerator:
-    """Join the other processes, say what was given, and hold the run's folder."""
-    if config.deterministic:
-        make_deterministic()
-    accelerator = join(config)
-    logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.WARNING)
-    set_seed(config.seed)
-    folder = config.folder
-    if accelerator.is_main_process:
-        CONSOLE.print(f"[bold]{config.name}[/bold] in {folder}")
-        CONSOLE.print(describe(config, accelerator), highlight=False)
-    if not same_as_saved(config) and accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / ".config.yaml.tmp"
-        temporary.write_text(dump_config(config))
-        temporary.replace(folder / "config.yaml")
-    accelerator.wait_for_everyone()
-    return accelerator
+def evaluation_request(
+    args: Sequence[str] | None,
+) -> tuple[argparse.Namespace | None, list[str]]:
+    """Take `--checkpoint P --eval [--dump]` out of a command line; the rest is configuration.
 
-
-def same_as_saved(config: Config) -> bool:
-    """Whether the run's folder was begun with this experiment; InputError if with another."""
-    saved = config.folder / "config.yaml"
-    if not saved.is_file():
-        return False
-    if experiment(saved.read_text()) != experiment(dump_config(config)):
-        raise InputError(
-            f"{saved}: this run was begun with another configuration; "
-            f"choose another --name, or delete {config.folder}"
-        )
-    return True
-
-
-def train(run: Run) -> None:
-    """Epoch by epoch: train, evaluate on the selection split, keep the best, checkpoint."""
-    config, state, steps = run.config, run.state, run.data.train.steps
-    criterion, meter, every = Criterion(config.loss), make_meter(run), config.checkpoints.every
-    shown = run.accelerator.is_main_process
-    with TrainingBar(CONSOLE, config.epochs * steps, state, shown) as bar:
-
-        def on_step() -> None:
-            bar.move()
-            if state.step % config.tracking.every == 0 or state.step == config.epochs * steps:
-                bar.tell(record(run, meter))
-            if every and state.step % every == 0 and state.batch < steps:
-                run.save()  # after the record: a step that is saved is not recorded again
-
-        while unfinished(config, state, steps) or state.evaluated < state.epoch:
-            if state.evaluated == state.epoch:
-                train_epoch(
-                    run.learner,
-                    criterion,
-                    run.data.train.train(state.epoch, state.batch),
-                    run.accelerator,
-                    run.stop,
-                    config,
-                    state,
-                    steps,
-                    meter,
-                    on_step,
-                )
-            if run.data.selection and (
-                state.epoch % config.eval.every == 0 or state.epoch == config.epochs
-            ):
-                select(run, CONSOLE)
-            state.evaluated = state.epoch
-            run.save()
-
-
-def unfinished(config: Config, state: State, steps: int) -> bool:
-    """Whether epochs are left, and fewer than eval.patience evaluations passed since the best."""
-    if not config.eval.patience or state.best_step < 0:
-        return state.epoch < config.epochs
-    passed = (state.step - state.best_step) // (steps * config.eval.every)
-    return state.epoch < config.epochs and passed < config.eval.patience
-
-
-def record(run: Run, meter: Meter) -> dict[str, float]:
-    """Write down what was measured since the last record; returns the figures of training."""
-    records = meter.flush(run.accelerator)
-    rates = (group["lr"] for group in run.learner.optimizer.param_groups)
-    records["train"]["lr"] = max(rates)
-    if run.tracker:
-        epoch = run.state.step / run.data.train.steps
-        for kind, numbers in records.items():
-            run.tracker.log(kind, run.state.step, epoch, **numbers)
-    return records["train"]
+    They are no fields of the configuration, of which `eval` is a section.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--eval", action="store_true")
+    parser.add_argument("--dump", action="store_true")
+    try:
+        given, rest = parser.parse_known_args(sys.argv[1:] if args is None else list(args))
+    except argparse.ArgumentError as error:
+        raise InputError(str(error)) from error
+    if not given.eval:
+        if given.checkpoint or given.dump:
+            raise InputError(
+                "--checkpoint and --dump go with --eval; a run goes on from its own folder"
+            )
+        return None, rest
+    if given.checkpoint is None:
+        raise InputError("--eval needs --checkpoint, the folder of a checkpoint or of a model")
+    return given, rest
 
 
 if __name__ == "__main__":

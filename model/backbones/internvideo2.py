@@ -6,8 +6,6 @@ of tokens of a clip, CLS first, and C the width of the tower (1408 in the 1B mod
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,49 +13,8 @@ from torch import Tensor, nn
 
 from model.backbones import VideoEncoder, load_exactly, resolve_layers
 from model.backbones.internvideo2_checkpoint import UNUSED_VISION, take_part
-from model.config import Backend
+from model.config import Backend, InternVideo2Config
 from model.layers.attention import attention, check_backend
-
-
-@dataclass(frozen=True)
-class InternVideo2Config:
-    """Sizes of the tower, the published 1B model by default, and how it is run.
-
-    The 6B model is width 3200, depth 48, heads 25 and mlp_width 12800.
-    """
-
-    name: str = "internvideo2-1b"
-    image_size: int = 224
-    patch_size: int = 14
-    frames_per_clip: int = 4
-    tubelet_size: int = 1
-    """Frames that one token spans."""
-    width: int = 1408
-    depth: int = 40
-    heads: int = 16
-    mlp_width: int = 6144
-    pool_heads: int = 16
-    pool_width: int = 768
-    pooling: Literal["adaptive", "cls", "average"] = "adaptive"
-    """How the token states after a block become one vector: `adaptive` is the frozen attention
-    pooling (pool_width), `cls` the CLS token and `average` the mean of all tokens, CLS included as
-    in the query of the attention pooling (both as wide as the tower)."""
-    attention: Backend = "sdpa"
-    compile: bool = False
-    """Compile the blocks and the pooling with torch.compile."""
-
-    def __post_init__(self) -> None:
-        if self.pooling not in ("adaptive", "cls", "average"):
-            raise ValueError(f"pooling must be adaptive, cls or average, found {self.pooling!r}")
-        for size, part in (
-            ("image_size", "patch_size"),
-            ("frames_per_clip", "tubelet_size"),
-            ("width", "heads"),
-            ("width", "pool_heads"),
-        ):
-            if getattr(self, size) % getattr(self, part):
-                raise ValueError(f"{size} must be a multiple of {part}")
-        check_backend(self.attention)
 
 
 def internvideo2_1b(**options: object) -> "InternVideo2":
@@ -78,6 +35,7 @@ class InternVideo2(VideoEncoder):
 
     def __init__(self, config: InternVideo2Config) -> None:
         super().__init__()
+        check_backend(config.attention)
         self.config = config
         self.name = config.name
         self.image_size = config.image_size

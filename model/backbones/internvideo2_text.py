@@ -5,29 +5,13 @@ architecture is Hugging Face's BertModel; the weights come under the published c
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from model.backbones import TextEncoder, load_exactly, resolve_layers
 from model.backbones.internvideo2_checkpoint import take_part
-
-
-@dataclass(frozen=True)
-class InternVideo2TextConfig:
-    """Sizes of the tower, BERT-large-uncased as published by default."""
-
-    vocabulary: int = 30522
-    width: int = 1024
-    depth: int = 19
-    """Text-only layers, the ones built here."""
-    published_depth: int = 24
-    """Layers in the checkpoint; those from `depth` on are skipped."""
-    heads: int = 16
-    mlp_width: int = 4096
-    positions: int = 512
-    max_tokens: int = 40
+from model.config import InternVideo2TextConfig
 
 
 def internvideo2_1b_text(tokenizer: str, **options: int) -> "InternVideo2Text":

@@ -11,8 +11,8 @@ from typing import Literal
 import jsonargparse
 import torch
 
-from model.backbones.internvideo2 import InternVideo2, InternVideo2Config
-from model.config import Backend
+from model.backbones.internvideo2 import InternVideo2
+from model.config import Backend, InternVideo2Config
 
 TYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 

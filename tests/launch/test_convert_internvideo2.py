@@ -8,8 +8,9 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from launch.convert_internvideo2 import main, wordpiece_tokenizer
-from model.backbones.internvideo2 import InternVideo2, InternVideo2Config
-from model.backbones.internvideo2_text import InternVideo2Text, InternVideo2TextConfig
+from model.backbones.internvideo2 import InternVideo2
+from model.backbones.internvideo2_text import InternVideo2Text
+from model.config import InternVideo2Config, InternVideo2TextConfig
 
 VISION = {
     "image_size": 28,

@@ -4,11 +4,9 @@
 lie beside it; QVHighlights' in the files and the zip that its server takes.
 """
 
-import argparse
 import hashlib
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,51 +33,21 @@ from trainer.training.splits import open_split
 KERNELS = ("attention_backend", "deformable_kernel", "norm_kernel")
 
 
-@dataclass(frozen=True)
-class EvaluationRequest:
-    """`checkpoint`: a checkpoint folder, an exported model or a run's folder. `dump`: write the
-    predictions too."""
+def evaluate_checkpoint(config: Config, checkpoint: Path, dump: bool) -> None:
+    """Score a model on the selection and the report split; every rank calls it.
 
-    checkpoint: Path
-    dump: bool
-
-
-def evaluation_request(
-    args: Sequence[str] | None,
-) -> tuple[EvaluationRequest | None, list[str]]:
-    """Take `--checkpoint P --eval [--dump]` out of a command line; the rest is configuration.
-
-    They are no fields of the configuration, of which `eval` is a section.
+    `checkpoint` is a checkpoint's folder, an exported model's or a run's; `dump` writes the
+    predictions too.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--eval", action="store_true")
-    parser.add_argument("--dump", action="store_true")
-    try:
-        given, rest = parser.parse_known_args(sys.argv[1:] if args is None else list(args))
-    except argparse.ArgumentError as error:
-        raise InputError(str(error)) from error
-    if not given.eval:
-        if given.checkpoint or given.dump:
-            raise InputError(
-                "--checkpoint and --dump go with --eval; a run goes on from its own folder"
-            )
-        return None, rest
-    if given.checkpoint is None:
-        raise InputError("--eval needs --checkpoint, the folder of a checkpoint or of a model")
-    return EvaluationRequest(given.checkpoint, given.dump), rest
-
-
-def evaluate_checkpoint(config: Config, request: EvaluationRequest, console: Console) -> None:
-    """Score the model on the selection and the report split; every rank calls it."""
+    console = Console()
     accelerator = join(config)
-    weights, export = find_weights(request.checkpoint)
+    weights, export = find_weights(checkpoint)
     path = weights.parent / CONFIG
     trained = export.model if export else load_config(Config, path).model
     check_same_model(path, trained, config.model)
     splits = open_splits(config, accelerator, export)
     members = {name: MEMBERS[name] for name in splits if name in MEMBERS}
-    submits = request.dump and config.eval.dataset == "qvhighlights"
+    submits = dump and config.eval.dataset == "qvhighlights"
     if submits and not members:
         raise InputError(
             f"a submission holds the splits {' and '.join(MEMBERS)}, the configuration has "
@@ -100,9 +68,9 @@ def evaluate_checkpoint(config: Config, request: EvaluationRequest, console: Con
         )
         predicted[name] = rows, annotations
         if accelerator.is_main_process:
-            origin = _provenance(config, request, weights, export, split, len(rows))
+            origin = _provenance(config, checkpoint, weights, export, split, len(rows))
             _score(folder / name, rows, annotations, config, origin, console)
-    if accelerator.is_main_process and request.dump:
+    if accelerator.is_main_process and dump:
         if submits:
             path = write_submission(folder, {name: predicted[name] for name in members})
             for missing in MEMBERS.keys() - members.keys():
@@ -166,7 +134,7 @@ def open_splits(
 
 def _provenance(
     config: Config,
-    request: EvaluationRequest,
+    checkpoint: Path,
     weights: Path,
     export: Export | None,
     split: PairStream,
@@ -178,7 +146,7 @@ def _provenance(
         "dataset": config.eval.dataset,
         "split": stamp(split.features),
         "queries": coverage(split, scored),
-        "checkpoint": str(request.checkpoint),
+        "checkpoint": str(checkpoint),
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "selection": str(training.get("selection", "none: this checkpoint was asked for")),
         "training code": str(training.get("code", "not recorded with the checkpoint")),

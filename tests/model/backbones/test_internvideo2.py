@@ -7,7 +7,8 @@ from torch import Tensor
 
 from model.backbones import internvideo2 as tower
 from model.backbones import video_encoder
-from model.backbones.internvideo2 import InternVideo2, InternVideo2Config
+from model.backbones.internvideo2 import InternVideo2
+from model.config import InternVideo2Config
 
 SMALL = InternVideo2Config(
     image_size=42,

@@ -9,7 +9,8 @@ from model.backbones import text_encoder
 pytest.importorskip("transformers")
 from tokenizers import BertWordPieceTokenizer
 
-from model.backbones.internvideo2_text import InternVideo2Text, InternVideo2TextConfig
+from model.backbones.internvideo2_text import InternVideo2Text
+from model.config import InternVideo2TextConfig
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "run", "##s", "cafe", "!"]
 TOKENIZER = BertWordPieceTokenizer({piece: i for i, piece in enumerate(PIECES)}).to_str()

@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-import trainer.main as program
+from trainer import experiment
+from trainer.main import main
 from trainer.tracking.tracking import Tracker
 
 
@@ -49,10 +50,10 @@ def test_a_run_that_is_told_to_stop_was_killed_and_goes_on_with_every_step_once(
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(Tracker, "log", log)
-    assert program.main(command) == {signal.SIGTERM: 75, signal.SIGINT: 130}[number]
+    assert main(command) == {signal.SIGTERM: 75, signal.SIGINT: 130}[number]
     assert status(tmp_path) == "KILLED"
     monkeypatch.setattr(Tracker, "log", original)
-    assert program.main(command) == 0
+    assert main(command) == 0
     assert status(tmp_path) == "FINISHED"
     lines = (tmp_path / "runs" / "tiny" / "metrics.jsonl").open()
     steps = [r["step"] for r in map(json.loads, lines) if r["kind"] == "train"]
@@ -63,7 +64,7 @@ def test_a_run_that_raised_has_failed(command, tmp_path, monkeypatch):
     def broken(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(program, "train_epoch", broken)
+    monkeypatch.setattr(experiment, "train_epoch", broken)
     with pytest.raises(ZeroDivisionError):
-        program.main(command)
+        main(command)
     assert status(tmp_path) == "FAILED"
