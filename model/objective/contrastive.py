@@ -51,8 +51,8 @@ def alignment(
     """InfoNCE between positive clips (U, B, F) and sentences (U, B, F) -> two scalars.
 
     Along the batch: clip b and sentence b of a layer against the other pairs of the global batch.
-    Along the layers: clip and sentence of a layer against the other layers of the same pair. Both
-    directions, clip to sentence and back, are added.
+    Along the layers: clip and sentence of a layer against the other layers of the same pair. Each
+    is the mean of its two directions, clip to sentence and back, as in R2-Tuning.
     """
     clips, sentences = F.normalize(clips.float(), dim=-1), F.normalize(sentences.float(), dim=-1)
 
@@ -70,10 +70,10 @@ def alignment(
 
 
 def _both_directions(logits: Tensor) -> Tensor:
-    """(..., X, X) -> (..., X) cross-entropy of the diagonal along rows plus along columns."""
+    """(..., X, X) -> (..., X) cross-entropy of the diagonal, the mean of rows and columns."""
     row = logits.log_softmax(-1).diagonal(dim1=-2, dim2=-1)
     column = logits.log_softmax(-2).diagonal(dim1=-2, dim2=-1)
-    return -(row + column)
+    return -(row + column) / 2
 
 
 def _global_mean(x: Tensor, valid: Tensor) -> Tensor:

@@ -154,7 +154,7 @@ def test_alignment_pulls_a_positive_clip_to_its_sentence_over_pairs_and_layers(
             batch -= slow_log_softmax(own, [similarity(u, c, u, b) for c in chosen])
             layers -= slow_log_softmax(own, [similarity(u, b, v, b) for v in range(2)])
             layers -= slow_log_softmax(own, [similarity(v, b, u, b) for v in range(2)])
-    count = 2 * max(1, len(chosen))
+    count = 2 * 2 * max(1, len(chosen))  # layers, directions, pairs
     assert losses["alignment_batch"].item() == pytest.approx(batch / count, abs=1e-4)
     assert losses["alignment_layers"].item() == pytest.approx(layers / count, abs=1e-4)
 

@@ -187,6 +187,13 @@ def test_actionness_teaches_the_clips_but_not_the_spans(small_model, inputs):
     assert model.video.output.weight.grad.any()
 
 
+def test_the_score_of_a_window_is_relevance_times_actionness(small_model, inputs):
+    prediction = small_model()(*inputs([8, 6], [3, 5]))
+    relevance = 1 / (1 + torch.exp(-prediction.logits[-1]))
+    actionness = 1 / (1 + torch.exp(-prediction.actionness))
+    torch.testing.assert_close(prediction.scores(), relevance * actionness)
+
+
 def test_without_actionness_the_score_is_the_relevance(small_model, inputs):
     model = small_model(actionness=False)
     prediction = model(*inputs([8, 6], [3, 5]))
