@@ -9,22 +9,25 @@ Pooling = Literal["cls", "average"]
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Attributes:
-    video: registered name of the video encoder
-    video_layers: its layers to keep, from shallow to deep; negative ones count from the deepest
-    video_weights: .safetensors or .pt file; default: the weights in the encoder's package
-    video_options: further options of the encoder
-    text: registered name of the text encoder
-    text_layers: its layers to keep
-    text_weights: as `video_weights`
-    text_options: as `video_options`
-    tokenizer: a Hugging Face tokenizer.json; default: the one in the encoder's package
-    clip_length: seconds of a clip
-    frames_per_clip: frames that the encoder sees of a clip; default: those it was trained with
-    arithmetic: floating-point type of the encoders' weights and inputs
-    device: `auto` is a CUDA device if there is one
-    batch: clips that the video encoder sees at once, always, so that no result depends on others
-    threads: processor threads of one encoder
+    """The frozen encoders that make features, and how they are run.
+
+    Attributes:
+        video: registered name of the video encoder
+        video_layers: its layers to keep, from shallow to deep; negative ones count from the deepest
+        video_weights: .safetensors or .pt file; default: the weights in the encoder's package
+        video_options: further options of the video encoder
+        text: registered name of the text encoder
+        text_layers: its layers to keep, from shallow to deep
+        text_weights: .safetensors or .pt file; default: the weights in the encoder's package
+        text_options: further options of the text encoder
+        tokenizer: a Hugging Face tokenizer.json; default: the one in the encoder's package
+        clip_length: seconds of a clip
+        frames_per_clip: frames that the encoder sees of a clip; default: those it was trained with
+        arithmetic: floating-point type of the encoders' weights and inputs
+        device: `auto` is a CUDA device if there is one
+        batch: clips that the video encoder sees at once, always, so that no result depends on
+            others
+        threads: processor threads of one encoder
     """
 
     video: str = "efficientnet-lite0"
@@ -71,14 +74,16 @@ class ShardingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class JobConfig:
-    """Attributes:
-    annotations: annotation rows of the split, JSONL
-    output: folder of the feature set, or its URL in an object store
-    split: its name, for the records; default: the name of the output folder
-    sharding: which videos share a shard
-    workers: actors that make shards; default: as many as there is room for
-    threshold: part of the videos that may fail before the job counts as failed
-    retry_failed: make shards with failed videos again
+    """A job that makes a feature set.
+
+    Attributes:
+        annotations: annotation rows of the split, JSONL
+        output: folder of the feature set, or its URL in an object store
+        split: its name, for the records; default: the name of the output folder
+        sharding: which videos share a shard
+        workers: actors that make shards; default: as many as there is room for
+        threshold: part of the videos that may fail before the job counts as failed
+        retry_failed: make shards with failed videos again
     """
 
     annotations: Path
@@ -98,14 +103,17 @@ class JobConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractionConfig(JobConfig):
-    """Attributes, beside those of `JobConfig`; a worker is an encoder with decoders of its own:
-    videos: folder of the videos, named by their ids, or its URL in an object store
-    encoder: what features are made of
-    gpus: GPUs of one encoder, 0.5 puts two on one
-    decoders: actors that decode for one encoder; default: one without a GPU, else a fair part of
-        the processors
-    time_limit: seconds that decoding one video may take
-    retries: times that a video is tried again whose decoder died or whose file could not be read
+    """Extraction from videos; a worker is an encoder with decoders of its own.
+
+    Attributes:
+        videos: folder of the videos, named by their ids, or its URL in an object store
+        encoder: what features are made of
+        gpus: GPUs of one encoder, 0.5 puts two on one
+        decoders: actors that decode for one encoder; default: one without a GPU, else a fair part
+            of the processors
+        time_limit: seconds that decoding one video may take
+        retries: times that a video is tried again whose decoder died or whose file could not be
+            read
     """
 
     videos: str | Path
@@ -125,13 +133,17 @@ class ExtractionConfig(JobConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ImportConfig(JobConfig):
-    """Attributes, beside those of `JobConfig`:
-    video_dir: folder of the videos' feature files, named by their ids
-    text_dir: folder of the queries' feature files, named by their qids
-    clip_length: seconds that one row of the video features stands for
-    pooling: of the patch tokens of R2-Tuning's files
-    video_encoder, text_encoder: what made the features; default: what the release used
-    video_layers, text_layers: which of its layers they are; default: the deepest ones
+    """Taking in features that others released.
+
+    Attributes:
+        video_dir: folder of the videos' feature files, named by their ids
+        text_dir: folder of the queries' feature files, named by their qids
+        clip_length: seconds that one row of the video features stands for
+        pooling: of the patch tokens of R2-Tuning's files
+        video_encoder: what made the video features; default: what the release used
+        text_encoder: what made the text features; default: what the release used
+        video_layers: which of its layers they are; default: the deepest ones
+        text_layers: which of its layers they are; default: the deepest ones
     """
 
     video_dir: Path
@@ -151,11 +163,13 @@ class ImportConfig(JobConfig):
 
 @dataclass(frozen=True)
 class OrderConfig:
-    """Attributes:
-    lanes: canonical number of lanes; every world size must divide it
-    window: pairs of a lane that are shuffled among each other; bounds what a lane may hold at
-        once, and spreads the queries of one video
-    bucket: serve pairs of similar length together, within the windows
+    """In which order the pairs of an epoch are served.
+
+    Attributes:
+        lanes: canonical number of lanes; every world size must divide it
+        window: pairs of a lane that are shuffled among each other; bounds what a lane may hold at
+            once, and spreads the queries of one video
+        bucket: serve pairs of similar length together, within the windows
     """
 
     lanes: int = 64
@@ -194,24 +208,26 @@ class ReadingConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Attributes:
-    train: feature shards to learn from, a folder or a URL (s3://bucket/folder)
-    selection: feature shards that choose the best epoch; none keeps the last epoch
-    report: feature shards whose scores are reported, once, at the end
-    batch_size: pairs of one training step over all ranks
-    eval_batch_size: pairs of one evaluation step over all ranks
-    last_batch: what becomes of the pairs that do not fill a batch: left out of this epoch, or
-        filled up with the epoch's first pairs
-    workers: loader processes per rank; 0 reads in the training process
-    prefetch: batches that each worker keeps ready
-    skip_damaged: go on where stored samples are damaged: in training the next pair of the order
-        stands in for one that cannot be read, in evaluation it is left out; all are counted
-    clip_dropout: probability with which a clip of a training pair is zeroed
-    text_dropout: probability with which a token of a training pair's sentence is zeroed
-    provenance: what the features must have been made with, by the names of the manifest's
-        provenance: {video_encoder: internvideo2-1b, clip_length: 2.0}; anything else is free
-    order: in which order pairs are served
-    reading: how a process reads them
+    """The features of an experiment, and how they become batches.
+
+    Attributes:
+        train: feature shards to learn from, a folder or a URL (s3://bucket/folder)
+        selection: feature shards that choose the best epoch; none keeps the last epoch
+        report: feature shards whose scores are reported, once, at the end
+        batch_size: pairs of one training step over all ranks
+        eval_batch_size: pairs of one evaluation step over all ranks
+        last_batch: what becomes of the pairs that do not fill a batch: left out of this epoch, or
+            filled up with the epoch's first pairs
+        workers: loader processes per rank; 0 reads in the training process
+        prefetch: batches that each worker keeps ready
+        skip_damaged: go on where stored samples are damaged: in training the next pair of the order
+            stands in for one that cannot be read, in evaluation it is left out; all are counted
+        clip_dropout: probability with which a clip of a training pair is zeroed
+        text_dropout: probability with which a token of a training pair's sentence is zeroed
+        provenance: what the features must have been made with, by the names of the manifest's
+            provenance: {video_encoder: internvideo2-1b, clip_length: 2.0}; anything else is free
+        order: in which order pairs are served
+        reading: how a process reads them
     """
 
     train: str = "features/train"

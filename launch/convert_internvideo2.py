@@ -28,14 +28,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """Which files to convert, and the sizes they are checked against."""
+    """Which files to convert, and the sizes they are checked against.
+
+    Attributes:
+        checkpoint: the published file, such as InternVideo2-stage2_1b-224p-f4.pt
+        vocabulary: vocab.txt of bert-large-uncased
+        output: folder of the converted files
+        vision: sizes of the vision tower
+        text: sizes of the text tower
+    """
 
     checkpoint: Path
-    """The published file, such as InternVideo2-stage2_1b-224p-f4.pt."""
     vocabulary: Path
-    """vocab.txt of bert-large-uncased."""
     output: Path
-    """Folder of the converted files."""
     vision: InternVideo2Config = field(default_factory=InternVideo2Config)
     text: InternVideo2TextConfig = field(default_factory=InternVideo2TextConfig)
 

@@ -46,7 +46,12 @@ def main(args: list[str] | None = None) -> int:
         nargs="+",
         help="JSONL file with the ground truth; for --check one for each split, if at hand",
     )
-    parser.add_argument("--dataset", default="qvhighlights", choices=list(DATASETS))
+    parser.add_argument(
+        "--dataset",
+        default="qvhighlights",
+        choices=list(DATASETS),
+        help="convention of the metrics",
+    )
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     parser.add_argument("--versus", type=Path, help="second file of predictions to compare with")
     parser.add_argument(

@@ -12,8 +12,10 @@ from trainer.config import TrackingConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Command(ExtractionConfig):
-    """Attributes, beside those of `ExtractionConfig`:
-    tracking: where the progress is recorded; default: on the terminal and in summary.json only
+    """Extraction, as the command line asks for it.
+
+    Attributes:
+        tracking: where the progress is recorded; default: on the terminal and in summary.json only
     """
 
     tracking: TrackingConfig | None = None

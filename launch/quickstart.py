@@ -26,14 +26,16 @@ CONSOLE = Console()
 
 @dataclass(frozen=True)
 class QuickstartConfig:
-    """Attributes:
-    data: folder of the generated videos, annotations and features
-    runs: folder of the run
-    name: the run's name
-    videos: how many videos to make
-    seed: of the generated data and of the training
-    workers: processes that make and encode videos; default: one a core
-    train: further flags for the trainer, such as `--epochs 2`
+    """The quick start.
+
+    Attributes:
+        data: folder of the generated videos, annotations and features
+        runs: folder of the run
+        name: the run's name
+        videos: how many videos to make
+        seed: of the generated data and of the training
+        workers: processes that make and encode videos; default: one a core
+        train: further flags for the trainer, such as `--epochs 2`
     """
 
     data: Path = Path("data/quickstart")

@@ -13,21 +13,34 @@ SparseAttention = Literal["rdsa", "deformable", "deformable_pure_init", "cross"]
 class SDSTConfig:
     """Shape of SDST. The defaults are the published QVHighlights model (InternVideo2-1B features).
 
-    video_width, text_width: widths Dv and Dt of the frozen features.
-    layers: the stored feature layer that feeds each recurrence step; -1 is the deepest. Any order,
-        and a layer may repeat: (-1, -1, -1) runs the shared layer three times on the last one.
-    width, heads, points, queries: F, H, P and M of the alphabet.
-    feed_forward_ratio: hidden width of the feed-forward networks, in units of `width`.
-    endpoints: give every clip its start and end in [0, 1] of the video.
-    input_dropout: on the frozen features; dropout: on every residual branch.
-    sparse_attention: how the queries read the dense stream: RDSA (the paper), deformable
-        cross-attention, the same without the hand-made initial offsets, or plain cross-attention.
-    query_self_attention: let the queries see each other.
-    query_dropout: share of the queries left out of each training example.
-    actionness: score each span once more from the clips it covers (1-D RoIAlign).
-    roi_bins, roi_scale: bins per span, and how much wider than the span is looked at.
-    attention_backend, deformable_kernel, norm_kernel: which implementation computes; the numbers
-        stay the same. What is asked for and not installed is refused when the model is built.
+    Which implementation computes changes no number; what is asked for and not installed is refused
+    when the model is built.
+
+    Attributes:
+        video_width: width Dv of the frozen video features
+        text_width: width Dt of the frozen text features
+        layers: the stored feature layer that feeds each recurrence step; -1 is the deepest. Any
+            order, and a layer may repeat: [-1, -1, -1] runs the shared layer three times on the
+            last
+        width: hidden width F
+        heads: attention heads H
+        points: sampling points P of a head
+        queries: moment queries M
+        feed_forward_ratio: hidden width of the feed-forward networks, in units of width
+        endpoints: give every clip its start and end in [0, 1] of the video
+        input_dropout: dropout on the frozen features
+        dropout: dropout on every residual branch
+        sparse_attention: how the queries read the dense stream: RDSA (the paper), deformable
+            cross-attention, the same without the hand-made initial offsets, or plain
+            cross-attention
+        query_self_attention: let the queries see each other
+        query_dropout: share of the queries left out of each training example
+        actionness: score each span once more from the clips it covers (1-D RoIAlign)
+        roi_bins: bins of a span
+        roi_scale: how much wider than the span is looked at
+        attention_backend: what computes attention
+        deformable_kernel: what samples the clips; triton needs CUDA
+        norm_kernel: what normalises; apex is NVIDIA's
     """
 
     video_width: int = 768
@@ -70,7 +83,15 @@ class SDSTConfig:
 
 @dataclass(frozen=True)
 class MatchingCost:
-    """Weights of the terms of the matching cost, and the focal loss's alpha and gamma in it."""
+    """Weights of the terms of the matching cost.
+
+    Attributes:
+        classification: weight of the focal loss's change, were the query a positive
+        l1: weight of the distance of centres and widths
+        iou: weight of 1 - IoU
+        alpha: the focal loss's balance of positives in it
+        gamma: the focal loss's exponent in it
+    """
 
     classification: float = 6.0
     l1: float = 5.0
@@ -88,7 +109,17 @@ class MatchingCost:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weight of each term; the names are the keys of the loss dictionary."""
+    """Weight of each term; the names are the keys of the loss dictionary.
+
+    Attributes:
+        classification: weight of the focal loss of relevance
+        l1: weight of the distance of matched centres and widths
+        iou: weight of 1 - IoU of matched spans
+        actionness: weight of the distance of actionness to the best IoU
+        saliency: weight of the contrastive highlight loss
+        alignment_batch: weight of aligning clips and sentences among the pairs of a batch
+        alignment_layers: weight of aligning clips and sentences among the layers of a pair
+    """
 
     classification: float = 2.0
     l1: float = 5.0
@@ -106,9 +137,15 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The objective. `supervise`: every recurrence step, or only the last.
+    """The training objective.
 
-    alpha, gamma: of the focal loss; temperature: of the three contrastive terms.
+    Attributes:
+        weights: what each term counts
+        matching: what decides which query answers for which window
+        supervise: every recurrence step, or only the last
+        alpha: the focal loss's balance of positives
+        gamma: the focal loss's exponent
+        temperature: of the three contrastive terms
     """
 
     weights: LossWeights = field(default_factory=LossWeights)
@@ -132,6 +169,24 @@ class InternVideo2Config:
     """Sizes of the tower, the published 1B model by default, and how it is run.
 
     The 6B model is width 3200, depth 48, heads 25 and mlp_width 12800.
+
+    Attributes:
+        name: what provenance calls it
+        image_size: pixels of a side
+        patch_size: pixels of a patch's side
+        frames_per_clip: frames that are seen of a clip
+        tubelet_size: frames that one token spans
+        width: of the token states
+        depth: blocks
+        heads: attention heads of a block
+        mlp_width: hidden width of the feed-forward networks
+        pool_heads: heads of the attention pooling
+        pool_width: width of what the attention pooling gives
+        pooling: how the token states after a block become one vector: adaptive is the frozen
+            attention pooling (pool_width), cls the CLS token and average the mean of all tokens,
+            CLS included as in the query of the attention pooling (both as wide as the tower)
+        attention: what computes attention
+        compile: compile the blocks and the pooling with torch.compile
     """
 
     name: str = "internvideo2-1b"
@@ -139,7 +194,6 @@ class InternVideo2Config:
     patch_size: int = 14
     frames_per_clip: int = 4
     tubelet_size: int = 1
-    """Frames that one token spans."""
     width: int = 1408
     depth: int = 40
     heads: int = 16
@@ -147,12 +201,8 @@ class InternVideo2Config:
     pool_heads: int = 16
     pool_width: int = 768
     pooling: Literal["adaptive", "cls", "average"] = "adaptive"
-    """How the token states after a block become one vector: `adaptive` is the frozen attention
-    pooling (pool_width), `cls` the CLS token and `average` the mean of all tokens, CLS included as
-    in the query of the attention pooling (both as wide as the tower)."""
     attention: Backend = "sdpa"
     compile: bool = False
-    """Compile the blocks and the pooling with torch.compile."""
 
     def __post_init__(self) -> None:
         if self.pooling not in ("adaptive", "cls", "average"):
@@ -169,14 +219,23 @@ class InternVideo2Config:
 
 @dataclass(frozen=True)
 class InternVideo2TextConfig:
-    """Sizes of the tower, BERT-large-uncased as published by default."""
+    """Sizes of the tower, BERT-large-uncased as published by default.
+
+    Attributes:
+        vocabulary: entries of the vocabulary
+        width: of the token states
+        depth: text-only layers, the ones built here
+        published_depth: layers in the checkpoint; those from depth on are skipped
+        heads: attention heads of a layer
+        mlp_width: hidden width of the feed-forward networks
+        positions: places that have an embedding
+        max_tokens: longest sentence that is read
+    """
 
     vocabulary: int = 30522
     width: int = 1024
     depth: int = 19
-    """Text-only layers, the ones built here."""
     published_depth: int = 24
-    """Layers in the checkpoint; those from `depth` on are skipped."""
     heads: int = 16
     mlp_width: int = 4096
     positions: int = 512

@@ -19,10 +19,12 @@ SELECTION_METRICS = ("mAP", "R1@0.5", "R1@0.7", "mIoU", "HD-mAP", "HIT@1")
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """Attributes:
-    every: optimizer steps between two checkpoints; those at the ends of epochs come besides, and
-        0 leaves it at them
-    keep: newest checkpoints kept beside the best
+    """What is kept so that training goes on after any crash.
+
+    Attributes:
+        every: optimizer steps between two checkpoints; those at the ends of epochs come besides,
+            and 0 leaves it at them
+        keep: newest checkpoints kept beside the best
     """
 
     every: int = 0
@@ -120,13 +122,17 @@ class PostprocessConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Attributes:
-    dataset: convention of the metrics
-    every: epochs between two evaluations on the selection split
-    metric: what the kept model maximises on the selection split; several names are averaged
-    patience: evaluations without a better value after which training ends; 0 never ends it early
-    select_on_test: allow a selection split that is a test split, for data sets that have no other
-    postprocess: what is done to windows before they are scored or shown
+    """How models are scored and chosen.
+
+    Attributes:
+        dataset: convention of the metrics
+        every: epochs between two evaluations on the selection split
+        metric: what the kept model maximises on the selection split; several names are averaged
+        patience: evaluations without a better value after which training ends; 0 never ends it
+            early
+        select_on_test: allow a selection split that is a test split, for data sets that have no
+            other
+        postprocess: what is done to windows before they are scored or shown
     """
 
     dataset: Literal["qvhighlights", "charades", "tacos", "nlq", "activitynet"] = "qvhighlights"
@@ -150,13 +156,15 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """Attributes:
-    mlflow: record runs in MLflow, at MLFLOW_TRACKING_URI or in ./mlflow.db
-    experiment: MLflow experiment that holds the run
-    every: optimizer steps between two training records
-    close_wait: seconds to wait at the end for a slow MLflow server (5 at most if it was killed)
-    peak_tflops: what one rank's device could do, for the FLOP utilisation; none measures a large
-        matrix product at the start
+    """What is recorded of a run, and where.
+
+    Attributes:
+        mlflow: record runs in MLflow, at MLFLOW_TRACKING_URI or in ./mlflow.db
+        experiment: MLflow experiment that holds the run
+        every: optimizer steps between two training records
+        close_wait: seconds to wait at the end for a slow MLflow server (5 at most if it was killed)
+        peak_tflops: what one rank's device could do, for the FLOP utilisation; none measures a
+            large matrix product at the start
     """
 
     mlflow: bool = True

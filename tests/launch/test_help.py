@@ -1,8 +1,10 @@
 """A command's help is there at once: what computes is not imported to print a text."""
 
+import importlib
 import subprocess
 import sys
 
+import jsonargparse
 import pytest
 
 COMMANDS = (
@@ -33,6 +35,22 @@ def test_help_imports_nothing_that_takes_seconds(module):
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout
     assert not HEAVY & set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("module", ["trainer.main", *(f"launch.{name}" for name in COMMANDS)])
+def test_no_option_is_without_help(module, monkeypatch):
+    seen = []
+
+    def note(parser, *_, **__):
+        seen.append(parser)
+        raise SystemExit
+
+    monkeypatch.setattr(jsonargparse.ArgumentParser, "parse_args", note)
+    with pytest.raises(SystemExit):
+        importlib.import_module(module).main([])
+    options = {action.dest: action.help for action in seen[0]._actions}
+    assert len(options) > 1
+    assert [name for name, text in options.items() if not (text or "").strip()] == []
 
 
 def test_the_halls_show_their_faces_lazily():
