@@ -20,7 +20,7 @@ from rich.text import Text
 
 from data_pipeline.errors import InputError
 from launch.mlflow_runs import Store
-from trainer.cli import command, make_parser, parse
+from trainer.cli import command, make_parser, parse, terminal
 from trainer.comparison.compare import Comparison, Figure, compare
 from trainer.comparison.page import write_comparison_page
 from trainer.comparison.runs import COSTS, FinishedRun, read_run
@@ -55,7 +55,7 @@ def main(args: list[str] | None = None) -> None:
     store = Store()
     runs, baseline, notes = gather(given, store)
     comparison = compare(runs, baseline, notes)
-    show(comparison, Console())
+    show(comparison, terminal())
     given.output.mkdir(parents=True, exist_ok=True)
     page = write_comparison_page(comparison, given.output / "comparison.html")
     paths = [page, *write_tables(comparison, given.output)]
@@ -134,8 +134,8 @@ def show(comparison: Comparison, console: Console) -> None:
             right=True,
         )
         for group in groups[1:]:
-            cells = [_difference(group.figures[name]) for name in comparison.metrics]
-            table.add_row(group.name, *cells)
+            gaps = [_difference(group.figures[name]) for name in comparison.metrics]
+            table.add_row(group.name, *gaps)
         console.print(table)
     costs = [name for name in COSTS if any(name in group.costs for group in groups)]
     if costs:
@@ -147,12 +147,12 @@ def show(comparison: Comparison, console: Console) -> None:
     if comparison.provenance:
         _print_columns(console, "provenance that differs", names, comparison.provenance)
     for key, value in comparison.shared.items():
-        console.print(f"{key}: {value}", highlight=False, soft_wrap=True)
+        console.print(f"{key}: {value}", soft_wrap=True)
     hidden = len(comparison.groups) - len(groups)
     if hidden:
         console.print(f"and {hidden} more; the page and the tables have all of them")
     for note in comparison.notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+        console.print(f"note: {note}", soft_wrap=True)
 
 
 def _table(title: str, heads: Sequence[str], right: bool = False) -> Table:
@@ -179,22 +179,22 @@ def _print_columns(
     console.print(table)
 
 
-def _score(figure: Figure) -> str:
+def _score(figure: Figure) -> Text:
     deviation = "" if figure.deviation is None else f"\n± {figure.deviation:.2f}"
-    if figure.interval is None:
-        return f"{figure.value:.2f}{deviation}"
-    low, high = figure.interval
-    return f"{figure.value:.2f}{deviation}\n[dim]{low:.1f}–{high:.1f}[/]"
+    text = Text(f"{figure.value:.2f}{deviation}")
+    if figure.interval is not None:
+        low, high = figure.interval
+        text.append(f"\n{low:.1f}–{high:.1f}", style="dim")
+    return text
 
 
-def _difference(figure: Figure) -> str:
+def _difference(figure: Figure) -> Text:
     gap = figure.difference
     if gap is None:
-        return "–"
+        return Text("–")
     low, high = gap.interval
-    style = "bold" if gap.clear else "dim"
     text = f"{signed(gap.value, plus=True)}\n{signed(low, 1, True)}…{signed(high, 1, True)}"
-    return f"[{style}]{text}[/]"
+    return Text(text, style="bold" if gap.clear else "dim")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from data_pipeline.annotations import Annotation, read_annotations
 from data_pipeline.errors import InputError
@@ -157,14 +157,15 @@ def _print(
         for heading in (str(versus), "difference", f"{LEVEL:.0%} interval"):
             table.add_column(heading, justify="right")
     for name, figure in evaluation.summary.items():
-        cells = [name, f"{figure:.2f}", _span(spread[name])]
+        cells: list[str | Text] = [name, f"{figure:.2f}", _span(spread[name])]
         if other is not None and gaps is not None and name in gaps:
             gap = gaps[name]
             style = "bold" if gap.clear else "dim"
-            cells += [f"{other.summary[name]:.2f}", f"[{style}]{gap.value:+.2f}[/]"]
-            cells += [f"[{style}]{_span(gap.interval, '+.2f')}[/]"]
+            spread_of_gap = _span(gap.interval, "+.2f")
+            cells.append(f"{other.summary[name]:.2f}")
+            cells += [Text(text, style=style) for text in (f"{gap.value:+.2f}", spread_of_gap)]
         table.add_row(*cells)
-    Console().print(table)
+    cli.terminal().print(table)
 
 
 def _span(interval: Interval, form: str = ".2f") -> str:

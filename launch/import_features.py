@@ -28,7 +28,7 @@ def main(args: Sequence[str] | None = None) -> int:
     status = run_job(config, lambda report: import_features(config, report), None)
     faults = list(verify(config.output, config.annotations))
     for fault in faults:
-        CONSOLE.print(f"error: {fault}", markup=False)
+        CONSOLE.print(f"error: {fault}")
     CONSOLE.print(f"{config.output}: read again, {len(faults)} faults")
     return EXIT_FAULTS if faults else status
 

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
@@ -18,6 +17,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.extraction.ray_cluster import ClusterLostError
 from data_pipeline.features.verify import read_failures
 from data_pipeline.storage import Location
+from trainer.cli import terminal
 from trainer.config import TrackingConfig
 from trainer.tracking.tracking import Tracker
 
@@ -33,7 +33,7 @@ PLAIN_INTERVAL = 15.0
 
 CAUSES_SHOWN = 5
 
-CONSOLE = Console(soft_wrap=True, highlight=False)
+CONSOLE = terminal(soft_wrap=True)
 
 Report = Callable[["Progress"], None]
 
@@ -142,7 +142,7 @@ def tell(summary: "Summary", config: JobConfig) -> None:
     style = "bold red" if summary.failed else "red"
     CONSOLE.rule(style=style)
     for line in lines:
-        CONSOLE.print(line, style=style, markup=False)
+        CONSOLE.print(line, style=style)
     CONSOLE.rule(style=style)
 
 

@@ -7,11 +7,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from model.config import SDSTConfig
-from trainer.cli import command, parse_config
+from trainer.cli import command, parse_config, terminal
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +29,7 @@ def main(args: Sequence[str] | None = None) -> None:
     table.add_column("share", justify="right")
     for part, count in [*rows, ("total", total)]:
         table.add_row(part, f"{count:,}", f"{count / total:.1%}")
-    Console().print(table)
+    terminal().print(table)
 
 
 def parameter_table(model: "nn.Module", depth: int = 2) -> list[tuple[str, int]]:

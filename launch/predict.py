@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from data_pipeline.errors import InputError
 from launch.predict_batch import (
@@ -27,7 +28,7 @@ from launch.predict_batch import (
     to_json,
     write_text,
 )
-from trainer.cli import command, make_parser, parse
+from trainer.cli import command, make_parser, parse, terminal
 from trainer.inference.cutting import cut
 from trainer.pictures.png import draw_timelines
 from trainer.pictures.thumbnails import film_strip
@@ -100,8 +101,8 @@ def load(options: Any) -> "Grounder":
 def predict_one(grounder: "Grounder", video: Path, sentences: list[str], options: Any) -> None:
     """Ground in one video and show the results in every form that `options` ask for."""
     quiet = options.json is not None and str(options.json) == "-"
-    console = Console(stderr=quiet)
-    with console.status(f"looking through {video.name}"):
+    console = terminal(stderr=quiet)
+    with console.status(Text(f"looking through {video.name}")):
         found = grounder.predict(video, sentences)
     for grounding in found:
         console.print(_table(grounding, options.top), "")
@@ -132,7 +133,7 @@ def cut_out(
             try:
                 console.print(f"clip      {clip} ({cut(video, start, end, clip)})", soft_wrap=True)
             except InputError as error:
-                console.print(f"no clip   {error}", style="yellow", markup=False, soft_wrap=True)
+                console.print(f"no clip   {error}", style="yellow", soft_wrap=True)
 
 
 def _table(grounding: "Grounding", top: int) -> Table:
@@ -150,7 +151,7 @@ def _table(grounding: "Grounding", top: int) -> Table:
     table.add_column("", min_width=20)
     for start, end, score in grounding.windows[:top]:
         bar = "█" * round(20 * min(max(score, 0.0), 1.0))
-        table.add_row(clock(start), clock(end), f"{score:.2f}", f"[blue]{bar}[/blue]")
+        table.add_row(clock(start), clock(end), f"{score:.2f}", Text(bar, style="blue"))
     return table
 
 

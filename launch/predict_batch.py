@@ -6,10 +6,10 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from data_pipeline.errors import InputError
+from trainer.cli import terminal
 
 if TYPE_CHECKING:
     from trainer.inference.predict import Grounder, Grounding
@@ -76,7 +76,7 @@ def predict_batch(
     weights = hashlib.sha256((find_model(model) / WEIGHTS).read_bytes()).hexdigest()
     made = {"model": str(model), "weights_sha256": weights}
     todo = [video for video in videos if not _is_done(_place(output, video), weights, sentences)]
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     failures: list[dict[str, str]] = []
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
@@ -90,9 +90,7 @@ def predict_batch(
                 )
             except InputError as error:
                 failures.append({"video": str(video), "error": str(error)})
-                progress.console.print(
-                    f"skipped: {error}", style="yellow", markup=False, soft_wrap=True
-                )
+                progress.console.print(f"skipped: {error}", style="yellow", soft_wrap=True)
             progress.advance(task)
     write_text(
         output / "failures.jsonl", "".join(json.dumps(failure) + "\n" for failure in failures)

@@ -19,13 +19,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from data_pipeline.annotations import Annotation
 from data_pipeline.features.shards import FeatureSet
 from data_pipeline.storage import Location
-from trainer.cli import command, parse_config
+from trainer.cli import command, parse_config, terminal
 from trainer.config import Config
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 
 PHASES = ("data wait", "copy to device", "forward", "losses", "matching", "backward", "optimizer")
 INSIDE = {"matching": "losses"}
-CONSOLE = Console()
+CONSOLE = terminal()
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from rich.console import Console
 from rich.table import Table
 
 from launch import extract
-from trainer.cli import command, parse_config
+from trainer.cli import command, parse_config, terminal
 from trainer.tracking.tracking import redact, store_uri
 
 ROOT = Path(__file__).resolve().parent.parent
 ROLES = {"train": "train", "selection": "dev", "report": "val"}
 """What the trainer uses each split of the generated data for."""
-CONSOLE = Console()
+CONSOLE = terminal()
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,9 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from rich.console import Console
-
 from data_pipeline.annotations import read_annotations
 from launch.mlflow_runs import Store
-from trainer.cli import command, load_config, make_parser, parse
+from trainer.cli import command, load_config, make_parser, parse, terminal
 from trainer.config import Config
 from trainer.tracking.tracking import redact, store_uri
 
@@ -47,7 +45,7 @@ def main(args: list[str] | None = None) -> None:
     card = read_card(folder, export)
     run = Store().find(given.run or given.folder.resolve().name)
     place = register(folder, card, example(given.folder), given.name, run.info.run_id)
-    Console().print(f"{place} in {redact(store_uri())}", highlight=False)
+    terminal().print(f"{place} in {redact(store_uri())}")
 
 
 def register(folder: Path, card: str, asked: dict[str, list[str]], name: str, run_id: str) -> str:

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from data_pipeline.features.shards import FeatureSet
 from data_pipeline.features.verify import read_failures, verify
-from trainer.cli import command, make_parser, parse
+from trainer.cli import command, make_parser, parse, terminal
 
 EXIT_FAULTS = 1
-CONSOLE = Console(soft_wrap=True, highlight=False)
+CONSOLE = terminal(soft_wrap=True)
 
 
 @command
@@ -41,7 +40,7 @@ def check(folder: str, annotations: Path | None) -> int:
     """Print every fault, and how many there are."""
     count = 0
     for fault in verify(folder, annotations):
-        CONSOLE.print(f"error: {fault}", markup=False)
+        CONSOLE.print(f"error: {fault}")
         count += 1
     if count:
         CONSOLE.print(f"{folder}: {count} faults; remove the shards they name and extract again")

@@ -17,19 +17,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from data_pipeline.errors import InputError
 from launch import compare
 from launch.mlflow_runs import Store
 from launch.sweep_plan import Plan, Trial, parse_grid, parse_setting, read_plan, trials
-from trainer.cli import command, make_parser, parse, parse_config
+from trainer.cli import command, make_parser, parse, parse_config, terminal
 from trainer.config import Config
 
 TRAINER = Path(__file__).resolve().parent.parent / "trainer" / "main.py"
 TRIALS_FAILED = 1
 PARENT_DIES = 1  # PR_SET_PDEATHSIG of prctl(2)
-CONSOLE = Console()
+CONSOLE = terminal()
 
 
 @command
@@ -71,7 +69,7 @@ def main(args: list[str] | None = None) -> int:
     if parent:
         Store().end(parent, "FAILED" if failed else "FINISHED")
     for name, reason in failed.items():
-        CONSOLE.print(f"failed: {name}: {reason}", style="bold red", markup=False, soft_wrap=True)
+        CONSOLE.print(f"failed: {name}: {reason}", style="bold red", soft_wrap=True)
     CONSOLE.print(f"{len(finished)} of {len(flags)} trials are finished", highlight=False)
     return TRIALS_FAILED if failed else 0
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import jsonargparse
 import yaml
+from rich.console import Console
 
 from data_pipeline.errors import InputError
 
@@ -109,6 +110,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def terminal(stderr: bool = False, soft_wrap: bool = False) -> Console:
+    """The terminal, on which what people write (names, paths, sentences) comes out as typed.
+
+    Brackets and colons style nothing; what is to be styled is a `rich.text.Text`.
+    """
+    return Console(stderr=stderr, soft_wrap=soft_wrap, markup=False, emoji=False, highlight=False)
 
 
 def command(main: Callable[[list[str] | None], int | None]) -> Callable[..., int]:

@@ -4,11 +4,11 @@ import logging
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from rich.console import Console
+from rich.text import Text
 
 from data_pipeline.errors import InputError
 from model.objective.losses import Criterion
-from trainer.cli import dump_config
+from trainer.cli import dump_config, terminal
 from trainer.config import Config, experiment
 from trainer.judging.judging import finish, select
 from trainer.tracking.tracking import End
@@ -21,7 +21,7 @@ from trainer.training.progress import TrainingBar
 from trainer.training.randomness import make_deterministic
 from trainer.training.run import Run, make_meter, open_data, resume
 
-CONSOLE = Console()
+CONSOLE = terminal()
 
 
 def carry_out(config: Config) -> int:
@@ -68,8 +68,8 @@ def start(config: Config) -> Accelerator:
     set_seed(config.seed)
     folder = config.folder
     if accelerator.is_main_process:
-        CONSOLE.print(f"[bold]{config.name}[/bold] in {folder}")
-        CONSOLE.print(describe(config, accelerator), highlight=False)
+        CONSOLE.print(Text.assemble((config.name, "bold"), f" in {folder}"))
+        CONSOLE.print(describe(config, accelerator))
     if not same_as_saved(config) and accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / ".config.yaml.tmp"

@@ -82,6 +82,17 @@ def table(tmp_path):
     return list(csv.DictReader((tmp_path / "out" / "comparison.csv").open()))
 
 
+def test_names_and_settings_come_out_as_they_were_typed(tmp_path, capsys):
+    runs = [
+        make_run(tmp_path / name, lambda q, n=number: q % (3 + n) > 0, kind=setting)
+        for number, (name, setting) in enumerate((("a[bold]", "[/x]"), ("b :dog:", "[red]s[/]")))
+    ]
+    assert main([*map(str, runs), "--output", str(tmp_path / "out [1]")]) == 0
+    shown = capsys.readouterr().out
+    for text in ("a[bold]", "b :dog:", "[/x]", "[red]s[/]", "out [1]"):
+        assert text in shown, text
+
+
 def test_a_clear_difference_is_shown_with_its_interval_and_what_was_changed(
     compare, tmp_path, capsys
 ):

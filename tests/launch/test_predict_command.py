@@ -48,6 +48,19 @@ def film(tmp_path: Path) -> Path:
     return path
 
 
+def test_words_and_paths_come_out_as_they_were_typed(
+    grounder: FakeGrounder, film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = film.rename(tmp_path / "a [bold] :dog: [x].mp4")
+    sentence = "[red]stop[/red] at :cat: for $5 [/no] \\[end]"
+    out = tmp_path / "[found] :tv:.json"
+    assert predict.main([str(odd), sentence, "--json", str(out)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert sentence in shown
+    assert str(out) in shown
+    assert json.loads(out.read_text())["results"][0]["query"] == sentence
+
+
 def test_table_shows_windows_scores_and_saliency(
     grounder: FakeGrounder, film: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

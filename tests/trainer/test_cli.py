@@ -1,3 +1,4 @@
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -111,3 +112,14 @@ def test_faults_of_the_users_end_with_a_status_and_no_trace(error, status, capsy
 def test_a_fault_of_ours_keeps_its_trace():
     with pytest.raises(ImportError):
         raise_(ImportError("cannot import name 'z'"))()
+
+
+def test_every_console_is_the_one_that_takes_no_markup():
+    root = Path(__file__).parents[2]
+    made = [
+        f"{path.relative_to(root)}"
+        for hall in ("trainer", "launch")
+        for path in (root / hall).rglob("*.py")
+        if re.search(r"\bConsole\(", path.read_text())
+    ]
+    assert made == ["trainer/cli.py"]

@@ -18,7 +18,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.stream.stream import PairStream
 from model.config import SDSTConfig
 from model.sdst.sdst import SDST
-from trainer.cli import load_config
+from trainer.cli import load_config, terminal
 from trainer.config import Config
 from trainer.inference.pretrained import CONFIG, WEIGHTS, Export, find_model
 from trainer.judging import baselines
@@ -39,7 +39,7 @@ def evaluate_checkpoint(config: Config, checkpoint: Path, dump: bool) -> None:
     `checkpoint` is a checkpoint's folder, an exported model's or a run's; `dump` writes the
     predictions too.
     """
-    console = Console()
+    console = terminal()
     accelerator = join(config)
     weights, export = find_weights(checkpoint)
     path = weights.parent / CONFIG

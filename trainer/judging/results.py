@@ -65,4 +65,4 @@ def print_result(result: dict[str, Any], console: Console) -> None:
         table.add_row(label, *(f"{numbers[name]:.2f}" for name in names))
     console.print(table)
     for key, value in result["provenance"].items():
-        console.print(f"{key}: {value}", highlight=False)
+        console.print(f"{key}: {value}")
