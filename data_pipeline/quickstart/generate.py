@@ -161,18 +161,20 @@ def _write_videos(
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start_worker,
     )
-    with pool, Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task("Videos", total=len(missing))
-        # Workers inherit the block: from their first moment Ctrl-C is left to this process.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    with pool:
         try:
-            jobs = [pool.submit(_write_video, video, folder, size) for video in missing]
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        try:
-            for job in as_completed(jobs):
-                job.result()
-                bar.advance(task)
+            # Workers and the pool's own thread inherit the block: Ctrl-C is left to this thread,
+            # and waits until every worker is known. A bar's thread would take it before that.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                jobs = [pool.submit(_write_video, video, folder, size) for video in missing]
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+                task = bar.add_task("Videos", total=len(missing))
+                for job in as_completed(jobs):
+                    job.result()
+                    bar.advance(task)
         except BaseException:
             # Also on Ctrl-C: the videos in the making are finished, nothing new is begun.
             pool.shutdown(cancel_futures=True)

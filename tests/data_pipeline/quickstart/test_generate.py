@@ -176,7 +176,8 @@ def test_an_interrupt_leaves_only_whole_videos_and_no_process(tmp_path: Path, mo
     assert group_members(process.pid) == []
     made = list(folder.glob("*.mp4"))
     assert moment == "workers start" or made
-    assert len(made) < 200
+    # What was in the making or handed to a worker ahead, no more.
+    assert len(made) < 40
     assert not list((tmp_path / "data").glob("*.jsonl"))
     assert json.loads((tmp_path / "data" / "dataset.json").read_text())["videos"] == 200
     for path in made:
