@@ -2,14 +2,16 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import InputError
+from data_pipeline.untrusted import iter_rows, plain_name, reading, shown
 
 HIGHLIGHT_CLIP = 2.0  # seconds: the grid of QVHighlights' saliency annotations
+MEND = "mend or remove this row"
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,10 @@ def parse_row(row: Any) -> Annotation:
         if key not in row:
             raise ValueError(f"key {key!r} is missing")
         if not isinstance(row[key], kinds) or isinstance(row[key], bool):
-            raise ValueError(f"{key!r} has the wrong type: {row[key]!r}")
-    if not (math.isfinite(row["duration"]) and row["duration"] > 0):
+            raise ValueError(f"{key!r} has the wrong type: {shown(row[key])}")
+    if not (_finite(row["duration"]) and row["duration"] > 0):
         raise ValueError(
-            f"'duration' must be a positive number of seconds, found {row['duration']!r}"
+            f"'duration' must be a positive number of seconds, found {shown(row['duration'])}"
         )
     if not row["vid"] or not row["query"].strip():
         raise ValueError("'vid' and 'query' must not be empty")
@@ -78,9 +80,13 @@ def parse_row(row: Any) -> Annotation:
     )
 
 
+def _finite(value: float) -> bool:
+    return abs(value) < math.inf if isinstance(value, float) else value.bit_length() < 1000
+
+
 def _numbers(values: Any) -> bool:
     return isinstance(values, list) and all(
-        isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values
+        isinstance(v, int | float) and not isinstance(v, bool) and _finite(v) for v in values
     )
 
 
@@ -88,7 +94,7 @@ def _windows(value: Any) -> tuple[tuple[float, float], ...] | None:
     if value is None:
         return None
     if not isinstance(value, list) or any(not _numbers(w) or len(w) != 2 for w in value):
-        raise ValueError(f"'relevant_windows' must be a list of [start, end] seconds: {value!r}")
+        raise ValueError(f"'relevant_windows' must be a list of [start, end]: {shown(value)}")
     return tuple((float(start), float(end)) for start, end in value)
 
 
@@ -102,27 +108,6 @@ def _saliency(clip_ids: Any, scores: Any) -> dict[int, tuple[float, ...]] | None
     return {int(clip): tuple(s) for clip, s in zip(clip_ids, scores, strict=True)}
 
 
-def iter_rows(path: str | Path) -> Iterator[tuple[int, Any]]:
-    """(line number, JSON value) of each non-empty line of a JSONL file.
-
-    Raises InputError naming file and line for an unreadable file or a line that is not JSON.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    try:
-                        yield number, json.loads(line)
-                    except json.JSONDecodeError as error:
-                        raise InputError(
-                            f"{path}:{number}: not valid JSON ({error.msg})"
-                        ) from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a UTF-8 text file; is this a JSONL file?") from error
-
-
 def read_annotations(path: str | Path) -> list[Annotation]:
     """All rows of an annotation file, in file order.
 
@@ -133,20 +118,22 @@ def read_annotations(path: str | Path) -> list[Annotation]:
     qids: dict[int | str, int] = {}
     durations: dict[str, float] = {}
     for number, row in iter_rows(path):
-        try:
-            annotation = parse_row(row)
-        except ValueError as error:
-            raise InputError(f"{path}:{number}: {error}; mend or remove this row") from error
+        with reading(f"{path}:{number}", MEND):
+            try:
+                annotation = parse_row(row)
+            except ValueError as error:
+                raise InputError(f"{path}:{number}: {error}; {MEND}") from error
+        plain_name(annotation.vid, "'vid'", f"{path}:{number}", folders=True)
         if annotation.qid in qids:
             raise InputError(
-                f"{path}:{number}: qid {annotation.qid!r} occurs twice "
+                f"{path}:{number}: qid {shown(annotation.qid)} occurs twice "
                 f"(first on line {qids[annotation.qid]}); qids must be unique"
             )
         known = durations.setdefault(annotation.vid, annotation.duration)
         if known != annotation.duration:
             raise InputError(
-                f"{path}:{number}: video {annotation.vid!r} lasts {annotation.duration} s here and "
-                f"{known} s on an earlier line; make them agree"
+                f"{path}:{number}: video {shown(annotation.vid)} lasts {annotation.duration} s "
+                f"here and {known} s on an earlier line; make them agree"
             )
         qids[annotation.qid] = number
         annotations.append(annotation)

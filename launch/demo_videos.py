@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipeline.annotations import iter_rows
 from data_pipeline.errors import InputError
+from data_pipeline.untrusted import iter_rows, reading
 from data_pipeline.video import VideoFile
 from trainer.cli import load_config
 from trainer.config import Config
@@ -47,8 +47,10 @@ def find_examples(run: Path) -> list[Example]:
         return []
     folder = load_config(Config, run / "config.yaml").videos
     asked: dict[str, list[str]] = {}
-    for _, row in iter_rows(run / "predictions.jsonl"):
-        asked.setdefault(str(row["vid"]), []).append(str(row["query"]))
+    path = run / "predictions.jsonl"
+    with reading(path, "evaluate the run again"):
+        for _, row in iter_rows(path, nan=True):
+            asked.setdefault(str(row["vid"]), []).append(str(row["query"]))
     examples: list[Example] = []
     for vid, sentences in asked.items():
         try:

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from data_pipeline.annotations import Annotation, read_annotations
 from data_pipeline.errors import InputError
+from data_pipeline.untrusted import read_json
 from trainer import cli
 from trainer.judging.submission import check
 from trainer.metrics import DATASETS, Evaluation, evaluate, read_ground_truth, read_predictions
@@ -127,8 +128,8 @@ def _identity(path: Path) -> dict[str, str]:
 def _provenance(path: Path) -> Any:
     """What the run that wrote the predictions recorded beside them in metrics.json, if anything."""
     try:
-        return json.loads((path.parent / "metrics.json").read_text(encoding="utf-8"))["provenance"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_json(path.parent / "metrics.json").get("provenance")
+    except (InputError, AttributeError):
         return None  # predictions of another program, or copied away from their run
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from data_pipeline.errors import InputError
+from data_pipeline.untrusted import read_json
 from trainer.cli import terminal
 
 if TYPE_CHECKING:
@@ -117,10 +118,10 @@ def _place(output: Path, video: Path) -> Path:
 
 def _is_done(path: Path, weights: str, sentences: list[str]) -> bool:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         asked = [result["query"] for result in found["results"]]
         return bool(found["weights_sha256"] == weights and asked == sentences)
-    except (OSError, ValueError, KeyError, TypeError):  # absent, or not a file of ours: do it
+    except (InputError, KeyError, TypeError):  # absent, or not a file of ours: do it
         return False
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import InputError
+from data_pipeline.untrusted import read_json, reading
 from launch import compare
 from launch.mlflow_runs import Store
 from launch.sweep_plan import Plan, Trial, parse_grid, parse_setting, read_plan, trials
@@ -104,7 +105,8 @@ def open_parent(plan: Plan, folder: Path) -> str:
     """The MLflow run that the trials are nested under: that of the first call, or a new one."""
     state = folder / "sweep.json"
     if state.is_file():
-        return str(json.loads(state.read_text(encoding="utf-8"))["mlflow_run"])
+        with reading(state, "remove it: the sweep then gets a new run in MLflow"):
+            return str(read_json(state)["mlflow_run"])
     parent = Store().create(plan.name, plan.name)
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / ".sweep.json.tmp"

@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from data_pipeline.errors import InputError
+from data_pipeline.untrusted import parse_yaml, read_yaml
 
 RANGE = re.compile(r"(?P<low>[-+.\de]+)\.\.(?P<high>[-+.\de]+)")
 
@@ -56,10 +55,7 @@ class Trial:
 def read_plan(path: Path) -> dict[str, Any]:
     """The fields of a plan's YAML file; InputError for a fault."""
     known = {each.name for each in dataclasses.fields(Plan)}
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    values = read_yaml(path)
     if not isinstance(values, dict) or not set(values) <= known:
         odd = sorted(set(values) - known) if isinstance(values, dict) else "no settings"
         raise InputError(f"{path}: {odd} unknown; a plan has {', '.join(sorted(known))}")
@@ -70,8 +66,8 @@ def parse_grid(text: str) -> tuple[str, list[Any]]:
     """`model.layers=[-1],[-1,-2]` -> ("model.layers", [[-1], [-1, -2]])."""
     key, equals, values = text.partition("=")
     try:
-        listed = yaml.safe_load(f"[{values}]")
-    except yaml.YAMLError as error:
+        listed = parse_yaml(f"[{values}]", f"--grid {key}")
+    except InputError as error:
         raise InputError(f"--grid {text}: the values are not a list: a,b or [1],[1,2]") from error
     if not (key and equals and listed):
         raise InputError(f"--grid {text}: write it as KEY=VALUE,VALUE")

@@ -7,6 +7,7 @@ Every command of the project parses with jsonargparse: dataclasses give the sche
 import dataclasses
 import difflib
 import functools
+import itertools
 import os
 import re
 import signal
@@ -21,10 +22,18 @@ import yaml
 from rich.console import Console
 
 from data_pipeline.errors import InputError
+from data_pipeline.untrusted import CODE, check_plain, check_yaml, read_yaml, shown
 
 # What a file holds is data. The parser would import and build whatever a `class_path` names.
 jsonargparse.set_parsing_settings(
     instantiate_subclass_spec_in_any=False, import_path_denylist=["*"]
+)
+_load_yaml = jsonargparse.get_loader("yaml")
+jsonargparse.set_loader(
+    "yaml",
+    lambda text: _load_yaml(check_yaml(text, "a value")),
+    # What is no YAML, such as a path with brackets, is text.
+    exceptions=(yaml.YAMLError, InputError),
 )
 
 Config = TypeVar("Config")
@@ -49,7 +58,7 @@ def parse(parser: jsonargparse.ArgumentParser, args: Sequence[str] | None) -> An
     """
     try:
         namespace = parser.parse_args(args)
-        _refuse_code(namespace.as_dict())
+        check_plain(namespace.as_dict(), "the command line")
         return parser.instantiate(namespace)
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         raise InputError(_explain(str(error), parser, args)) from error
@@ -63,6 +72,9 @@ def parse_config(
     Dashes in a flag's name are as good as underscores.
     """
     args = [_underscored(argument) for argument in (sys.argv[1:] if args is None else args)]
+    for option, file in itertools.pairwise(args):
+        if option == "--config":
+            read_yaml(Path(file))  # for its faults; the parser does not say where they are
     parser = _config_parser(schema, description)  # type: ignore[arg-type]  # a class has a hash
     values = parse(parser, args).as_dict()
     values.pop("config")
@@ -160,19 +172,7 @@ UNKNOWN = re.compile(
 )
 
 
-CODE = "{}: names code, and what is read cannot choose what runs; remove the key 'class_path'"
 DENIED = re.compile(r"Importing '([^']*)' is not allowed")
-
-
-def _refuse_code(value: Any) -> None:
-    """Raise ValueError for `class_path` anywhere in nested values: the parser's word for code."""
-    if isinstance(value, dict):
-        if "class_path" in value:
-            raise ValueError(CODE.format(value["class_path"]))
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for item in value:
-            _refuse_code(item)
 
 
 def _explain(message: str, parser: jsonargparse.ArgumentParser, args: Sequence[str] | None) -> str:
@@ -180,7 +180,7 @@ def _explain(message: str, parser: jsonargparse.ArgumentParser, args: Sequence[s
     given = list(sys.argv[1:] if args is None else args)
     file = f"{given[given.index('--config') + 1]}: " if "--config" in given else ""
     if denied := DENIED.search(line):
-        line = CODE.format(denied.group(1))
+        line = CODE.format(shown(denied.group(1)))
     unknown = UNKNOWN.search(line)
     if unknown is None:
         if line.startswith("Problems parsing config") and file:

@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from data_pipeline.config import DataConfig
+from data_pipeline.untrusted import parse_yaml
 from model.config import LossConfig, SDSTConfig
 
 # May change when a run goes on: how it is carried out, not what comes of it.
@@ -238,7 +237,7 @@ class Config:
 
 def experiment(resolved: str) -> dict[str, Any]:
     """What decides a run's result, from the YAML of its configuration: all but `CARRIED_OUT`."""
-    values: dict[str, Any] = yaml.safe_load(resolved)
+    values: dict[str, Any] = parse_yaml(resolved, "config.yaml")
     for name in CARRIED_OUT:
         section, _, key = name.rpartition(".")
         (values[section] if section else values).pop(key, None)

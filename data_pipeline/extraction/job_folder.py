@@ -15,6 +15,7 @@ from data_pipeline.extraction.sentences import folder_of
 from data_pipeline.features.shards import FORMAT, Provenance, read_json
 from data_pipeline.features.writing import write_json, write_text
 from data_pipeline.storage import Location, remove_temporary
+from data_pipeline.untrusted import reading
 
 
 class JobFolder:
@@ -61,11 +62,9 @@ class JobFolder:
             write_json(path, plan | {"format": FORMAT, "provenance": asdict(provenance)})
             return
         found = read_json(path)
-        try:
+        with reading(path, "remove the folder"):
             made_by = Provenance.from_json(found["provenance"])
             differences = [f"{k}: {found[k]}, not {plan[k]}" for k in plan if found[k] != plan[k]]
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{path}: malformed ({error!r}); remove the folder") from error
         differences += made_by.differences(provenance)
         if differences:
             raise InputError(

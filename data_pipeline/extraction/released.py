@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from data_pipeline.config import Pooling
 from data_pipeline.errors import InputError
 from data_pipeline.features.samples import Half, is_finite
+from data_pipeline.untrusted import plain_name
 
 VIDEO_KEYS = ("visual_feats_interm_pooled", "visual_feats_pooled")
 TEXT_KEYS = ("text_feats",)
@@ -60,6 +61,7 @@ RELEASES = {
 
 def find_features(folder: Path, name: int | str) -> Path:
     """The file of a video or a query; raises FeatureFileError where there is none."""
+    plain_name(str(name), "a video or query", folder, folders=True)
     for suffix in SUFFIXES:
         path = folder / f"{name}{suffix}"
         if path.is_file():

@@ -1,7 +1,7 @@
 """What is one stored sample, a video with all its queries, and is it what was written?"""
 
 import io
-import json
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.annotations import Annotation
+from data_pipeline.annotations import Annotation, parse_row
 from data_pipeline.errors import InputError
+from data_pipeline.untrusted import parse_json, plain_name, shown
 
 MEMBERS = ("video.npy", "text.npy", "json")
 
@@ -101,24 +102,45 @@ class SampleEntry:
         }
 
     @classmethod
-    def from_json(cls, value: dict[str, Any], shard: int) -> "SampleEntry":
-        """Raises KeyError, TypeError or ValueError for an object that is not an entry."""
+    def from_json(cls, value: dict[str, Any], shard: int, source: object) -> "SampleEntry":
+        """Raises KeyError, TypeError or ValueError for an object that is not an entry, InputError
+        that names `source` for an id that is no name."""
+        offset, size = _natural(value["offset"]), _natural(value["bytes"])
+        places = {name: value["members"][name] for name in MEMBERS}
+        members = {name: (_natural(place), _natural(n)) for name, (place, n) in places.items()}
+        if any(place < offset or place + n > offset + size for place, n in members.values()):
+            raise ValueError("a member lies outside of its sample")
+        queries = tuple(_natural(tokens) for tokens in value["queries"])
+        sums = value["checksums"]
+        checksums = Checksums(
+            _natural(sums["video"], 2**64),
+            tuple(_natural(each, 2**64) for each in sums["text"]),
+            _natural(sums["json"], 2**64),
+        )
+        if len(checksums.text) != len(queries):
+            raise ValueError("has not one checksum for each query")
+        if not isinstance(value["key"], str):
+            raise TypeError("'key' is a name")
+        plain_name(value["vid"], "'vid'", source, folders=True)
         return cls(
             key=value["key"],
             vid=value["vid"],
             shard=shard,
-            offset=int(value["offset"]),
-            size=int(value["bytes"]),
-            clips=int(value["clips"]),
-            queries=tuple(int(tokens) for tokens in value["queries"]),
-            members={name: (int(a), int(b)) for name, (a, b) in value["members"].items()},
-            checksums=Checksums(
-                value["checksums"]["video"],
-                tuple(value["checksums"]["text"]),
-                value["checksums"]["json"],
-            ),
-            finite=value["finite"],
+            offset=offset,
+            size=size,
+            clips=_natural(value["clips"]),
+            queries=queries,
+            members=members,
+            checksums=checksums,
+            finite=value["finite"] is True,
         )
+
+
+def _natural(value: Any, bound: int = 2**48) -> int:
+    """`value`, a whole number from 0 to below `bound`; ValueError for others."""
+    if type(value) is not int or not 0 <= value < bound:
+        raise ValueError(f"{shown(value)} is no number of bytes, clips or tokens")
+    return value
 
 
 @dataclass(frozen=True)
@@ -164,16 +186,13 @@ class Sample:
 
 
 def _stored_query(vid: str, value: dict[str, Any]) -> StoredQuery:
-    windows, saliency = value["windows"], value["saliency"]
-    annotation = Annotation(
-        qid=value["qid"],
-        query=value["query"],
-        vid=vid,
-        duration=value["duration"],
-        windows=None if windows is None else tuple((start, end) for start, end in windows),
-        saliency=None if saliency is None else {int(k): tuple(v) for k, v in saliency.items()},
-    )
-    return StoredQuery(annotation, (value["tokens"][0], value["tokens"][1]))
+    first, end = (_natural(token) for token in value["tokens"])
+    row = {key: value[key] for key in ("qid", "query", "duration")} | {"vid": vid}
+    row["relevant_windows"] = value["windows"]
+    if value["saliency"] is not None:
+        row["relevant_clip_ids"] = [int(clip) for clip in value["saliency"]]
+        row["saliency_scores"] = list(value["saliency"].values())
+    return StoredQuery(parse_row(row), (first, end))
 
 
 def parse_details(
@@ -185,13 +204,19 @@ def parse_details(
     """
     if checksum(data) != entry.checksums.json:
         raise ValueError("its json is not what was written")
-    details = json.loads(data)
+    try:
+        details = parse_json(data, "its json")
+    except InputError as error:
+        raise ValueError(str(error)) from error
     queries = tuple(_stored_query(entry.vid, query) for query in details["queries"])
     if details["vid"] != entry.vid or details["clip_length"] != clip_length:
         raise ValueError("is not the sample that the index names")
     if [query.tokens[1] - query.tokens[0] for query in queries] != list(entry.queries):
         raise ValueError("has other queries than the index says")
-    return details["duration"], queries
+    duration = details["duration"]
+    if type(duration) not in (int, float) or not 0 < duration < math.inf:
+        raise ValueError(f"lasts {shown(duration)} s")
+    return duration, queries
 
 
 def check_header(data: bytes, shape: tuple[int, ...]) -> None:

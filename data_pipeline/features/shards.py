@@ -11,7 +11,6 @@ single samples at their offsets. Nothing here unpickles.
 """
 
 import dataclasses
-import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any
 from data_pipeline.errors import InputError
 from data_pipeline.features.samples import Damaged, Sample, SampleEntry, parse_sample
 from data_pipeline.storage import Location, NotFound, Source
+from data_pipeline.untrusted import parse_json, plain_name, reading, shown
 
 LOG = logging.getLogger(__name__)
 
@@ -123,23 +123,21 @@ class FeatureSet:
         except NotFound as error:
             raise InputError(f"{error}; extract the features of this split first") from error
         self.left_out = 0
-        try:
+        with reading(path, REMAKE):
             self.provenance = Provenance.from_json(self.manifest["provenance"])
-            self.split: str = self.manifest["split"]
+            self.split = plain_name(self.manifest["split"], "the split", path)
             self.shards: list[dict[str, Any]] = self.manifest["shards"]
+            for shard in self.shards:
+                plain_name(shard["name"], "a shard", path)
             video, text = self.manifest["shapes"]["video"], self.manifest["shapes"]["text"]
-            self.video_shape = (int(video[0]), int(video[1]))  # K, Dv
-            self.text_shape = (int(text[0]), int(text[1]))  # K, Dt
+            self.video_shape = _shape(video)  # K, Dv
+            self.text_shape = _shape(text)  # K, Dt
             with ThreadPoolExecutor(OPENED_AT_ONCE) as threads:
                 entries = list(
                     threads.map(
                         lambda number: self._entries(number, skip_damaged), range(len(self.shards))
                     )
                 )
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path}: malformed ({error!r}); {REMAKE}") from error
         self.samples = [entry for of_shard in entries for entry in of_shard]
 
     def read(self, index: int) -> Sample:
@@ -187,9 +185,11 @@ class FeatureSet:
 
     def _entries(self, number: int, skip_damaged: bool) -> list[SampleEntry]:
         """The samples of a shard, from its index."""
+        path = self.folder / f"{self.shards[number]['name']}.json"
         try:
-            index = self._index(self.shards[number])
-            entries = [SampleEntry.from_json(entry, number) for entry in index["samples"]]
+            with reading(path, REMAKE):
+                index = self._index(self.shards[number], path)
+                entries = [SampleEntry.from_json(e, number, path) for e in index["samples"]]
         except InputError as error:
             if not skip_damaged:
                 raise
@@ -200,8 +200,7 @@ class FeatureSet:
             self._check_tar(self.path(number), index)
         return entries
 
-    def _index(self, shard: dict[str, Any]) -> dict[str, Any]:
-        path = self.folder / f"{shard['name']}.json"
+    def _index(self, shard: dict[str, Any], path: Location) -> dict[str, Any]:
         try:
             index = read_json(path)
         except NotFound as error:
@@ -255,22 +254,31 @@ class Named:
             return
         if isinstance(error, OSError):
             raise self._damaged(f"cannot be read: {error.strerror}") from error
-        if isinstance(error, KeyError | TypeError | ValueError):
-            raise self._damaged(str(error)) from error
+        if isinstance(error, Exception):  # whatever its bytes trip
+            said = str(error) if isinstance(error, ValueError) else repr(error)
+            raise self._damaged(shown(Exception(said))) from error
 
     def _damaged(self, fault: str) -> Damaged:
         shard, vid = self._features.path(self._entry.shard), self._entry.vid
         return Damaged(f"{shard}: sample {vid!r}: {fault}; {REMAKE}")
 
 
+def _shape(value: Any) -> tuple[int, int]:
+    """Layers K and width D; ValueError for what no features have."""
+    layers, width = value
+    if not all(type(number) is int and 0 < number < 1 << 20 for number in value):
+        raise ValueError(f"{shown(value)} is no number of layers and no width")
+    return layers, width
+
+
 def read_json(path: Source) -> dict[str, Any]:
     """The object in one of our JSON files; InputError if it is unreadable or of another format."""
     try:
-        value = json.loads(Location(path).read_bytes())
-    except InputError:
+        value = parse_json(Location(path).read_bytes(), path)
+    except NotFound:
         raise
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); {REMAKE}") from error
+    except InputError as error:
+        raise InputError(f"{error}; {REMAKE}") from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise InputError(f"{path}: not of format {FORMAT}; extract with this version again")
     return value

@@ -1,6 +1,5 @@
 """Is a set of feature shards whole: as its manifest says, and with all that was asked for?"""
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.features.samples import Sample
 from data_pipeline.features.shards import FeatureSet
 from data_pipeline.storage import Location, Source
+from data_pipeline.untrusted import parse_json
 from data_pipeline.video import clip_count
 
 
@@ -105,4 +105,10 @@ def read_failures(folder: Source) -> list[dict[str, str]]:
     path = Location(folder) / "failures.jsonl"
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_bytes().decode().splitlines()]
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        row = parse_json(line, f"{path}:{number}")
+        if not isinstance(row, dict) or not isinstance(row.get("vid"), str):
+            raise InputError(f"{path}:{number}: not a failure; remove this line")
+        rows.append(row)
+    return rows

@@ -31,6 +31,7 @@ from data_pipeline.quickstart.footage import film, source_folder
 from data_pipeline.quickstart.kinds import Drawn
 from data_pipeline.quickstart.plan import CLIP_SECONDS, Split, VideoPlan, plan_video
 from data_pipeline.quickstart.scenes import draw
+from data_pipeline.untrusted import read_json
 
 VERSION = 4
 """Changes whenever the same arguments would give other files."""
@@ -108,19 +109,19 @@ def _claim(output: Path, made_from: dict[str, Any]) -> None:
     """Mark the folder with the arguments of its data set, or check that they are the same."""
     manifest = output / "dataset.json"
     try:
-        found = json.loads(manifest.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        found = read_json(manifest) if manifest.exists() else None
+    except InputError as error:
+        raise InputError(f"{error}; delete the folder {output}") from error
+    if found is None:
         if (output / "videos").exists():
             raise InputError(
                 f"{output}: has a folder 'videos' but no dataset.json; choose another folder"
-            ) from None
+            )
         (output / "videos").mkdir(parents=True)
         temporary = manifest.with_name(".dataset.json.tmp")
         temporary.write_text(json.dumps(made_from, indent=2) + "\n", encoding="utf-8")
         temporary.replace(manifest)
         return
-    except ValueError as error:
-        raise InputError(f"{manifest}: not valid JSON; delete the folder {output}") from error
     if found != made_from:
         raise InputError(
             f"{manifest}: this data set was made with {_describe(found)}, not with "

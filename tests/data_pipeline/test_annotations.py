@@ -40,7 +40,7 @@ def test_rows_survive_writing_and_reading(tmp_path):
         ({**ROW, "duration": True}, "'duration' has the wrong type"),
         ({**ROW, "query": "  "}, "must not be empty"),
         ({**ROW, "relevant_windows": [[1]]}, "list of [start, end]"),
-        ({**ROW, "relevant_windows": [[1, float("nan")]]}, "list of [start, end]"),
+        ({**ROW, "relevant_windows": [[1, float("nan")]]}, "NaN is no number"),
         ({**ROW, "relevant_clip_ids": [1], "saliency_scores": []}, "lists of one length"),
         (ROW, "qid 1 occurs twice (first on line 1)"),
         ({**ROW, "qid": 2, "duration": 30}, "lasts 30.0 s here and 150.0 s"),

@@ -367,7 +367,7 @@ def test_faults_of_the_users_are_one_line_and_status_2(compare, experiment, tmp_
         (["nobody"], "nobody: neither a run's folder nor a run of sqlite"),
         (["--experiment", "labs"], "no experiment 'labs'"),
         (["--experiment", "lab", "--filter", "nonsense"], "MLflow at sqlite"),
-        ([tmp_path], "config.yaml: cannot be read"),
+        ([tmp_path], "config.yaml: no such file"),
     ):
         assert compare(*args) == 2
         error = capsys.readouterr().err

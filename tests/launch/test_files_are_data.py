@@ -80,8 +80,8 @@ def test_the_refusal_of_code_says_what_to_remove(spec, tmp_path, capsys):
         file.write_text(yaml.safe_dump(values))
         assert training.main(["--config", str(file)]) == 2
         assert capsys.readouterr().err == (
-            f"error: {file}: stranger.Guest: names code, and what is read cannot choose what runs; "
-            "remove the key 'class_path'\n"
+            f"error: {file}: 'stranger.Guest': names code, and what is read cannot choose what "
+            "runs; remove the key 'class_path'\n"
         )
 
 

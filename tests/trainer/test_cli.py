@@ -71,7 +71,7 @@ def test_a_dumped_configuration_is_read_back_unchanged(tmp_path):
     [
         ("part: {widht: 3}", [], "c.yaml: unknown key 'part.widht'; did you mean 'part.width'?"),
         ("seeed: 3", [], "c.yaml: unknown key 'seeed'; did you mean 'seed'?"),
-        ("[1", [], "c.yaml: not valid YAML"),
+        ("[1", [], "c.yaml:2: not valid YAML"),
         ("seed: x", [], "Expected a <class 'int'>"),
         ("{}", ["--part.kidn", "far"], "unknown key 'part.kidn'; did you mean 'part.kind'?"),
         ("{}", ["--see", "3"], "unknown key 'see'; did you mean 'seed'?"),

@@ -8,10 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from data_pipeline.annotations import Annotation, read_annotations
 from data_pipeline.errors import InputError
+from data_pipeline.untrusted import read_yaml
 from trainer.config import CARRIED_OUT
 from trainer.metrics import Evaluation
 from trainer.metrics.storage import read_evaluation
@@ -109,10 +108,11 @@ def _costs(result: dict[str, Any], records: list[dict[str, Any]]) -> Iterator[tu
 def read_run(folder: Path, name: str, source: str) -> FinishedRun:
     """The run whose files lie in `folder`; InputError names what is missing or damaged."""
     config = folder / "config.yaml"
-    try:
-        settings = yaml.load(config.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"{config}: cannot be read ({error}); is this a run's folder?") from error
+    if not config.is_file():
+        raise InputError(f"{config}: no such file; is this a run's folder?")
+    settings = read_yaml(config)
+    if not isinstance(settings, dict):
+        raise InputError(f"{config}: holds no settings; is this a run's folder?")
     evaluation = folder / "per_query.json"
     return FinishedRun(
         name=name,

@@ -16,18 +16,10 @@ from trainer.judging.evaluation import (
 )
 from trainer.judging.results import coverage, export, print_result, write_queries, write_result
 from trainer.pictures.report import write_report
+from trainer.tracking.tracking import KEPT
 from trainer.training import checkpoints
 from trainer.training.provenance import provenance, trainable_parameters
 from trainer.training.run import Run
-
-KEPT_IN_MLFLOW = (
-    "config.yaml",
-    "metrics.json",
-    "metrics.jsonl",
-    "predictions.jsonl",
-    "per_query.json",
-    "annotations.jsonl",
-)
 
 
 def select(run: Run, console: Console) -> None:
@@ -113,5 +105,5 @@ def report(
         left_out = split.annotated - len(rows)
         numbers = evaluation.summary | {"left_out": left_out}
         run.tracker.log("report", run.state.step, float(run.state.epoch), **numbers)
-        for path in (*(folder / name for name in KEPT_IN_MLFLOW), *([page] if page else [])):
-            run.tracker.artifact(path)
+        for name in KEPT if page else KEPT[:-1]:
+            run.tracker.artifact(name)

@@ -10,6 +10,7 @@ from typing import Any
 
 from data_pipeline.annotations import Annotation
 from data_pipeline.errors import InputError
+from data_pipeline.untrusted import parse_json
 from trainer.metrics.figures import RATED_CLIP
 from trainer.metrics.rows import SCORES, WINDOWS, Fault, Row, faults, row_fault
 
@@ -175,9 +176,9 @@ def _file_faults(
     for line, content in enumerate(text.splitlines(), start=1):
         try:
             if content.strip():
-                rows.append((line, json.loads(content)))
-        except ValueError as error:  # not JSON, or not UTF-8
-            yield FileFault(label, line, f"not valid JSON ({error})")
+                rows.append((line, parse_json(content, "row")))
+        except InputError as error:
+            yield FileFault(label, line, str(error).removeprefix("row: "))
     truth = _counterpart(rows, annotations)
     for fault in submission_faults(rows, truth, highlights):
         yield FileFault(label, fault.place, fault.message)

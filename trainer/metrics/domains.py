@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.annotations import Annotation, iter_rows, read_annotations
+from data_pipeline.annotations import Annotation, read_annotations
 from data_pipeline.errors import InputError
+from data_pipeline.untrusted import iter_rows
 from trainer.metrics.ragged import Booleans, Floats
 
 LABEL_KEYS = {"tvsum": "label", "youtube": "match"}

@@ -7,8 +7,9 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.annotations import Annotation, iter_rows
+from data_pipeline.annotations import Annotation
 from data_pipeline.errors import InputError
+from data_pipeline.untrusted import iter_rows
 
 Row = dict[str, Any]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.errors import InputError
+from data_pipeline.untrusted import read_json, reading
 from trainer.metrics.evaluation import Evaluation
 
 DIGITS = 6
@@ -41,8 +41,8 @@ def read_evaluation(path: Path) -> Evaluation:
     Runs on the same split may have seen it in another order; sorted, they can be compared query by
     query. Raises InputError naming the file.
     """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+    with reading(path, "evaluate the run again"):
+        record = read_json(path)
         order = sorted(range(len(record["qids"])), key=lambda i: str(record["qids"][i]))
         domains = record["domains"]
         return Evaluation(
@@ -56,9 +56,3 @@ def read_evaluation(path: Path) -> Evaluation:
             vids=tuple(record["vids"][i] for i in order),
             domains=None if domains is None else tuple(domains[i] for i in order),
         )
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise InputError(
-            f"{path}: does not hold per-query results; evaluate the run again"
-        ) from error

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.annotations import HIGHLIGHT_CLIP, Annotation, iter_rows
+from data_pipeline.annotations import HIGHLIGHT_CLIP, Annotation
 from data_pipeline.errors import InputError
+from data_pipeline.untrusted import iter_rows, reading
 from trainer.pictures.charts import UNSEEN, Chart, finish, pointer, table
 from trainer.pictures.thumbnails import data_uri, film_strip
 from trainer.pictures.timeline import (
@@ -40,13 +41,15 @@ class Pair:
 
 def pair_up(path: Path, annotations: Sequence[Annotation]) -> list[Pair]:
     """Annotated queries that have a prediction, best first window first."""
-    rows = {str(row["qid"]): row for _, row in iter_rows(path)} if path.is_file() else {}
     pairs = []
-    for annotation in annotations:
-        row = rows.get(str(annotation.qid))
-        if row is not None and annotation.windows:
-            timeline = _timeline(annotation, row)
-            pairs.append(Pair(annotation, timeline, timeline.iou()))
+    with reading(path, "evaluate the run again"):
+        stored = iter_rows(path, nan=True) if path.is_file() else ()
+        rows = {str(row["qid"]): row for _, row in stored}
+        for annotation in annotations:
+            row = rows.get(str(annotation.qid))
+            if row is not None and annotation.windows:
+                timeline = _timeline(annotation, row)
+                pairs.append(Pair(annotation, timeline, timeline.iou()))
     return sorted(pairs, key=lambda pair: (-pair.iou, str(pair.annotation.qid)))
 
 

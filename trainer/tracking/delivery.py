@@ -9,7 +9,6 @@ answer is neither lost nor doubled.
 """
 
 import fcntl
-import json
 import logging
 import os
 import re
@@ -20,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from trainer.tracking.run_files import parse_record
 from trainer.tracking.tracking import UNDELIVERED, RunRecord, Status, mend, redact, store_uri
 
 LOG = logging.getLogger("trainer.tracking.delivery")
@@ -65,7 +65,10 @@ class Delivery:
         self.send()
         has = {item.path for item in self._client.list_artifacts(self._run)}
         for name in self._record.artifacts:
-            if name not in has:
+            # Of a link, what it points to would be sent.
+            if not (self._folder / name).is_file() or (self._folder / name).is_symlink():
+                LOG.warning("%s: no such file; MLflow gets the others", self._folder / name)
+            elif name not in has:
                 self._client.log_artifact(self._run, str(self._folder / name))
         status: Status = "FAILED" if self._record.status == "RUNNING" else self._record.status
         ended = self._record.ended or (self._folder / "metrics.jsonl").stat().st_mtime
@@ -122,7 +125,9 @@ class Delivery:
             for line in file:
                 if not line.endswith(b"\n"):  # still being written
                     return
-                yield file.tell(), json.loads(line)
+                record = parse_record(line)
+                if record is not None and 0 <= record.get("time", -1) < 1e11 and "epoch" in record:
+                    yield file.tell(), record
 
     def _calls(self) -> Iterator[tuple[int, list[Any]]]:
         """Metrics for one call each, and the offset behind their records. (Only a record that is

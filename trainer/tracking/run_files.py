@@ -1,39 +1,68 @@
 """What do the files of a run's folder say? Read for reports and comparisons."""
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.annotations import iter_rows
 from data_pipeline.errors import InputError
+from data_pipeline.untrusted import parse_json, read_json
 
 Records = dict[str, list[dict[str, Any]]]
 
 
 def read_result(path: Path) -> dict[str, Any]:
     """A run's metrics.json: `metrics`, `baselines`, `provenance`; InputError if it is none."""
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); finish or evaluate the run"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); evaluate the run again") from error
-    if not isinstance(result, dict) or not isinstance(result.get("metrics"), dict):
-        raise InputError(f"{path}: holds no 'metrics'; evaluate the run again")
-    return {"baselines": {}, "provenance": {}} | result
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; finish or evaluate the run")
+    result = read_json(path, nan=True)
+    whole = isinstance(result, dict) and _are_figures(result.get("metrics"))
+    if whole:
+        result = {"baselines": {}, "provenance": {}} | result
+        baselines = result["baselines"]
+        whole = isinstance(baselines, dict) and all(map(_are_figures, baselines.values()))
+        whole = whole and isinstance(result["provenance"], dict)
+    if not whole:
+        raise InputError(f"{path}: holds no 'metrics' as we write them; evaluate the run again")
+    return dict(result)
+
+
+def _are_figures(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(is_number, value.values()))
 
 
 def read_records(path: Path) -> Records:
     """Training and evaluation records by step; of a step that a resumed run repeated the later."""
     latest: dict[str, dict[int, dict[str, Any]]] = {"train": {}, "eval": {}}
     if path.is_file():
-        for _, record in iter_rows(path):
-            if isinstance(record, dict) and record.get("kind") in latest:
-                steps, step = latest[record["kind"]], int(record.get("step", 0))
+        for record in whole_records(path):
+            if record["kind"] in latest:
+                steps, step = latest[record["kind"]], record["step"]
                 steps[step] = steps.get(step, {}) | record
     return {kind: [by_step[step] for step in sorted(by_step)] for kind, by_step in latest.items()}
+
+
+def whole_records(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a metrics.jsonl that name their kind and step; a damaged line costs itself."""
+    with open(path, "rb") as file:
+        for line in file:
+            record = parse_record(line)
+            if record is not None:
+                yield record
+
+
+def parse_record(line: bytes) -> dict[str, Any] | None:
+    """A line of a metrics.jsonl, None if it was cut off or altered."""
+    try:
+        record = parse_json(line, "record", nan=True)
+    except InputError:
+        return None
+    if not isinstance(record, dict) or type(record.get("step")) is not int:
+        return None
+    whole = 0 <= record["step"] < 2**53 and all(
+        isinstance(value, str) if key == "kind" else type(value) in (int, float)
+        for key, value in record.items()
+    )
+    return record if whole and "kind" in record else None
 
 
 def is_number(value: Any) -> bool:

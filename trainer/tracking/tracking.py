@@ -17,11 +17,25 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from data_pipeline.errors import InputError
+from data_pipeline.untrusted import read_json, reading, shown
 from trainer.config import TrackingConfig
+from trainer.tracking.run_files import parse_record
 
 LOG = logging.getLogger(__name__)
+
+KEPT = (
+    "config.yaml",
+    "metrics.json",
+    "metrics.jsonl",
+    "predictions.jsonl",
+    "per_query.json",
+    "annotations.jsonl",
+    "report.html",
+)
+"""The files of a run's folder that MLflow keeps, and the only ones that are ever sent."""
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
 KILLED_WAIT = 5.0  # seconds: whoever stops a run has not long to wait
@@ -55,7 +69,25 @@ class RunRecord:
     def read(folder: Path) -> "RunRecord | None":
         """The record of a run's folder, None where no tracker was there yet."""
         path = folder / "tracking.json"
-        return RunRecord(**json.loads(path.read_text())) if path.is_file() else None
+        if not path.is_file():
+            return None
+        with reading(path, "remove it: the run is then recorded anew"):
+            record = RunRecord(**read_json(path))
+            texts = [record.key, record.experiment, record.name, *record.tags, *record.parameters]
+            texts += [*record.tags.values(), *record.parameters.values()]
+            times = (record.begun, 0.0 if record.ended is None else record.ended)
+            if (
+                not all(isinstance(text, str) for text in texts)
+                or not all(isinstance(time, int | float) and abs(time) < 1e12 for time in times)
+                or not (record.run_id is None or isinstance(record.run_id, str))
+                or record.status not in ("RUNNING", *get_args(End))
+                or not isinstance(record.artifacts, list)
+            ):
+                raise ValueError("not a record of ours")
+        for name in record.artifacts:
+            if name not in KEPT:
+                raise InputError(f"{path}: {shown(name)} is no file that a run keeps; remove it")
+        return record
 
     def write(self, folder: Path) -> None:
         """Write it; the file appears complete or not at all."""
@@ -115,9 +147,8 @@ class Tracker:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
 
-    def artifact(self, path: Path) -> None:
-        """Keep a file of the run's folder with the run."""
-        name = str(path.relative_to(self._folder))
+    def artifact(self, name: str) -> None:
+        """Keep a file of the run's folder, one of `KEPT`, with the run."""
         if name not in self._record.artifacts:
             self._record.artifacts.append(name)
             self._record.write(self._folder)
@@ -170,24 +201,22 @@ def start_delivery(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def keep_until(path: Path, step: int) -> set[tuple[str, int]]:
-    """Take records of steps after `step` out of a metrics.jsonl, and a last line that was cut off.
+    """Take records of steps after `step` out of a metrics.jsonl, and lines that are damaged.
 
     Returns the (kind, step) that are left.
     """
     if not path.is_file():
         return set()
     kept, places = [], set()
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = path.read_bytes().splitlines(keepends=True)
     for line in lines:
-        if not line.endswith("\n"):
-            continue
-        record = json.loads(line)
-        if record["step"] <= step:
+        record = parse_record(line) if line.endswith(b"\n") else None
+        if record is not None and record["step"] <= step:
             kept.append(line)
             places.add((record["kind"], record["step"]))
     if len(kept) < len(lines):
         temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
+        temporary.write_bytes(b"".join(kept))
         temporary.replace(path)
     return places
 

@@ -21,11 +21,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data_pipeline.errors import InputError
+from data_pipeline.untrusted import plain_name, read_json, reading
 from trainer.config import CheckpointConfig
 from trainer.training.sharding import Learner, Tensors
 
@@ -167,30 +167,28 @@ def newest(folder: Path) -> Path | None:
 
 def verify(path: Path) -> None:
     """Raise InputError unless every file of the checkpoint is as it was written."""
-    try:
-        hashes = json.loads((path / SEAL).read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a complete checkpoint ({error})") from error
+    if not (path / SEAL).is_file():
+        raise InputError(f"{path}: not a complete checkpoint ({SEAL} is missing)")
+    hashes = read_json(path / SEAL)
+    if not isinstance(hashes, dict) or not {WEIGHTS, STATES, STATE} <= hashes.keys():
+        raise InputError(f"{path}: not a complete checkpoint ({SEAL} is no list of its files)")
     for name, expected in hashes.items():
+        plain_name(name, "a file", path / SEAL)
         if not (path / name).is_file() or _hash(path / name) != expected:
             raise InputError(f"{path / name}: missing or damaged since it was written")
 
 
 def read(path: Path) -> Checkpoint:
     """Everything that was saved. `load_weights` is what checks weights against a model."""
-    return Checkpoint(
-        load_file(path / WEIGHTS),
-        load_file(path / STATES),
-        State(**json.loads((path / STATE).read_text())),
-    )
+    with reading(path, "remove it: training then goes on from the one before"):
+        state = State(**read_json(path / STATE, nan=True))
+        return Checkpoint(load_file(path / WEIGHTS), load_file(path / STATES), state)
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
     """Load safetensors into `model`; InputError in one line if they are another model's."""
-    try:
+    with reading(path, "is it a safetensors file?"):
         weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot be read as safetensors ({error})") from error
     expected = model.state_dict()
     missing, extra = expected.keys() - weights.keys(), weights.keys() - expected.keys()
     if missing or extra:

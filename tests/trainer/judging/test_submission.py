@@ -78,7 +78,7 @@ def test_an_unknown_split_is_refused(tmp_path):
         ({"pred_relevant_windows": [[0, 4]]}, "its score is missing"),
         ({"pred_relevant_windows": None}, "'pred_relevant_windows' is missing"),
         ({"pred_saliency_scores": [0.5] * 11}, "11 scores, not 10"),
-        ({"pred_saliency_scores": [float("inf")] * 10}, "finite"),
+        ({"pred_saliency_scores": [float("inf")] * 10}, "Infinity is no number"),
         ({"pred_saliency_scores": None}, "'pred_saliency_scores' is missing"),
     ],
 )
@@ -157,4 +157,4 @@ def test_what_is_not_a_zip_or_not_there_is_named(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         check(tmp_path / "absent.jsonl", ())
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00\n")
-    assert "not valid JSON" in messages(tmp_path / "binary.jsonl", ())[0]
+    assert "not UTF-8 text" in messages(tmp_path / "binary.jsonl", ())[0]

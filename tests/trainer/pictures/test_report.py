@@ -272,5 +272,5 @@ def test_run_with_metrics_only_still_gets_a_page(run: Path) -> None:
 
 def test_unfinished_run_is_an_input_error(run: Path) -> None:
     (run / "metrics.json").unlink()
-    with pytest.raises(InputError, match=r"metrics\.json: cannot be read"):
+    with pytest.raises(InputError, match=r"metrics\.json: no such file"):
         page(run)

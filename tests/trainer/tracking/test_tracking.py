@@ -18,11 +18,11 @@ def track(folder, **changes):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_records_and_files_reach_mlflow_and_a_resumed_run_goes_on_in_the_same_one(tmp_path, store):
-    (tmp_path / "note.txt").write_text("kept")
+    (tmp_path / "config.yaml").write_text("kept")
     tracker = track(tmp_path)
     tracker.log("train", 10, 0.5, loss=2.0)
     tracker.log("eval", 20, 1.0, **{"R1@0.5": 40.0})
-    tracker.artifact(tmp_path / "note.txt")
+    tracker.artifact("config.yaml")
     tracker.close("FAILED")
     first = tracker.run_id
     again = track(tmp_path, step=20)
@@ -35,7 +35,7 @@ def test_records_and_files_reach_mlflow_and_a_resumed_run_goes_on_in_the_same_on
     assert run.data.metrics["eval/R1_at_0.5"] == 40.0
     history = store.get_metric_history(first, "train/loss")
     assert [point.step for point in history] == [10, 30]
-    assert [item.path for item in store.list_artifacts(first)] == ["note.txt"]
+    assert [item.path for item in store.list_artifacts(first)] == ["config.yaml"]
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     assert [(r["kind"], r["step"]) for r in records] == [("train", 10), ("eval", 20), ("train", 30)]
 
