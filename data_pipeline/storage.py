@@ -10,7 +10,6 @@ import errno
 import hashlib
 import os
 import urllib.parse
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, TypeAlias, cast
@@ -18,8 +17,8 @@ from typing import IO, Any, TypeAlias, cast
 import fsspec
 
 from data_pipeline.errors import InputError
+from data_pipeline.output import TEMPORARY, fault, temporary_beside
 
-TEMPORARY = ".tmp"
 PART = 16 * 2**20
 """Bytes of one part of a multipart upload, and of one request when a file is read in order."""
 
@@ -184,7 +183,9 @@ class Location:
         except FileNotFoundError as error:
             raise NotFound(f"{self}: not found") from error
         except OSError as error:
-            raise InputError(f"{self}: cannot be {verb}: {error.strerror or error}") from error
+            if verb != "read":
+                raise fault(self, error) from error
+            raise InputError(f"{self}: cannot be read: {error.strerror or error}") from error
         except Exception as error:
             # Drivers let errors of their client libraries through, which share no class with ours:
             # no credentials, no such host, timeouts.
@@ -209,9 +210,8 @@ class NewFile:
         self._location = location
         self._path: Path | None = None
         if location.local:
-            name = f".{location.name}.{uuid.uuid4().hex}{TEMPORARY}"
-            self._path = location.local.with_name(name)
-            self._file: Any = self._path.open("wb")
+            self._path = temporary_beside(location.local)
+            self._file: Any = self._path.open("xb")
         else:
             self._file = location._store.open(
                 str(location), "wb", autocommit=False, block_size=PART

@@ -6,12 +6,8 @@ R2-Tuning: `<vid>.npy` (L, K, patches, Dv) with the CLS token first; `<qid>.npy`
 In both the last layer is the deepest, as in our shards.
 """
 
-import io
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +17,12 @@ from numpy.typing import NDArray
 from data_pipeline.config import Pooling
 from data_pipeline.errors import InputError
 from data_pipeline.features.samples import Half, is_finite
+from data_pipeline.packed import OtherContents, read_array
 from data_pipeline.untrusted import plain_name
 
 VIDEO_KEYS = ("visual_feats_interm_pooled", "visual_feats_pooled")
 TEXT_KEYS = ("text_feats",)
 SUFFIXES = (".npz", ".npy")
-
-DAMAGE = (
-    *(OSError, EOFError, ValueError, RuntimeError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error),
-)
-"""What numpy and zipfile raise for damaged, encrypted or pickled contents, and absurd shapes."""
 
 
 class FeatureFileError(InputError):
@@ -91,45 +82,13 @@ def read_text(path: Path) -> Half:
 def _read(path: Path, keys: Sequence[str]) -> NDArray[Any]:
     """The array of a .npy, or the one of a .npz under one of `keys`; never unpickles."""
     try:
-        if path.suffix == ".npy":
-            array: NDArray[Any] = np.load(path, allow_pickle=False)
-            return array
-        with zipfile.ZipFile(path) as archive:
-            found = [name.removesuffix(".npy") for name in archive.namelist()]
-            for key in keys:
-                if key in found:
-                    return _parse(archive.read(f"{key}.npy"))
-    except DAMAGE as error:
-        cause = str(error).partition("\n")[0] or type(error).__name__
+        return read_array(path, keys)
+    except OtherContents as error:
         raise FeatureFileError(
-            f"{path}: not a complete feature file ({cause}); fetch it again", "unreadable"
+            f"{error}; is it a released feature file?", "other contents"
         ) from error
-    raise FeatureFileError(
-        f"{path}: holds {', '.join(found) or 'nothing'} and not {' or '.join(keys)}; is it a "
-        "released feature file?",
-        "other contents",
-    )
-
-
-def _parse(data: bytes) -> NDArray[Any]:
-    """The array of a .npy in memory, as `np.load` gives it without pickles, in half the time."""
-    version = np.lib.format.read_magic(io.BytesIO(data[:8]))
-    start = 10 + int.from_bytes(data[8:10], "little")
-    if version != (1, 0):
-        start = 12 + int.from_bytes(data[8:12], "little")
-    shape, fortran, dtype = _layout(data[:start], version)
-    if dtype.hasobject:
-        raise ValueError("holds objects, which are not unpickled")
-    return np.frombuffer(data, dtype, offset=start).reshape(shape, order="F" if fortran else "C")
-
-
-@lru_cache(maxsize=4096)
-def _layout(header: bytes, version: tuple[int, int]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, order and type: thousands of files have the same few headers."""
-    stream = io.BytesIO(header[8:])
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(stream)
-    return np.lib.format.read_array_header_2_0(stream)
+    except InputError as error:
+        raise FeatureFileError(f"{error}; fetch it again", "unreadable") from error
 
 
 def _half(path: Path, array: NDArray[Any], axes: str) -> Half:

@@ -14,7 +14,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from data_pipeline.storage import TEMPORARY
+from data_pipeline.output import TEMPORARY
 
 KEPT = 0.8
 """Part of the limit that is left when files are evicted, so that this happens seldom."""

@@ -1,0 +1,130 @@
+"""How does a result get its name: whole or not at all, and known to fit before the work begins?
+
+Every file that the project writes on a disk is written through here (feature shards and what else
+may lie in a store through `data_pipeline.storage`, which takes its names and its words from here).
+"""
+
+import contextlib
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_pipeline.errors import InputError
+
+TEMPORARY = ".tmp"
+LONGEST = 255
+"""Bytes of a file's name, by every file system in use."""
+
+MENDS = {
+    errno.ENOSPC: "make room, then run the same command again",
+    errno.EDQUOT: "make room, then run the same command again",
+    errno.EFBIG: "files may not grow that large here (ulimit -f)",
+    errno.EACCES: "choose a folder that may be written to",
+    errno.EPERM: "choose a folder that may be written to",
+    errno.EROFS: "choose a folder that may be written to",
+    errno.EISDIR: "choose another name",
+    errno.ENOTDIR: "a part of its path is a file; choose another place",
+    errno.EEXIST: "a part of its path is a file; choose another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+class NoRoom(InputError):
+    """What could not be written would fit if there were room: on the disk, or by its limits."""
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A place to write the file of this name; it gets the name where what is done inside ends well.
+
+    What is not finished is removed. Raises InputError where the file cannot be written; an OSError
+    inside is taken for that.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_beside(path)
+        # Nobody's link or file of that name is written through.
+        temporary.touch(exist_ok=False)
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, complete or not at all; InputError where it cannot be."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file, complete or not at all; InputError where it cannot be."""
+    with whole(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; InputError where that cannot be."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: object) -> Iterator[None]:
+    """An OSError of what is done inside becomes the one line that says why `path` is not there."""
+    try:
+        yield
+    except OSError as error:
+        raise fault(path, error) from error
+
+
+def fault(path: object, error: OSError) -> InputError:
+    """The one line for an error that writing `path` raised."""
+    kind = NoRoom if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else InputError
+    mend = MENDS.get(error.errno or 0)
+    said = error.strerror or str(error)
+    return kind(f"{path}: cannot be written: {said}{f'; {mend}' if mend else ''}")
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name that nobody else has, in the same folder; however long the name, this is not."""
+    start = os.fsencode(path.name)[:100].decode(errors="ignore")
+    return path.with_name(f".{start}.{uuid.uuid4().hex}{TEMPORARY}")
+
+
+def check_file(path: Path) -> None:
+    """Raise InputError unless a file of this name can be written; nothing is left behind.
+
+    To be asked before the work whose result it is. (Whether there will be room is not known.)
+    """
+    _check(path)
+    with writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    device = path.absolute().parent in (Path("/dev"), Path("/proc/self/fd"), Path("/dev/fd"))
+    if device or (path.exists() and not path.is_file()):
+        raise InputError(f"{path}: is no file that could be replaced; name one")
+
+
+def check_folder(path: Path) -> None:
+    """Raise InputError unless files can be written into a folder of this name, which may have to be
+    made; nothing is left behind."""
+    _check(path / "file")
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}: is a file; name a folder")
+
+
+def _check(path: Path) -> None:
+    """Try it: permissions alone do not tell of disks that are mounted read-only, or full."""
+    if any(len(os.fsencode(part)) > LONGEST for part in path.parts) or "\0" in str(path):
+        raise InputError(f"{path}: cannot be written: {MENDS[errno.ENAMETOOLONG]}")
+    with writing(path):
+        above = path.parent
+        while not os.path.lexists(above) and above != above.parent:
+            above = above.parent
+        trial = temporary_beside(above / path.name)
+        trial.touch(exist_ok=False)
+        trial.unlink()

@@ -1,0 +1,137 @@
+"""A result gets its name whole or not at all, and what cannot be written is one line."""
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.errors import InputError
+from data_pipeline.output import NoRoom, check_file, check_folder, make_folder, whole, write_text
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder], capture_output=True
+    )
+    if made.returncode:
+        pytest.skip("only root may mount a small disk")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def mounted_read_only(folder: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+
+
+def test_a_file_of_the_longest_name_is_written_and_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / ("é" * 127 + "x")
+    assert len(os.fsencode(path.name)) == 255
+    write_text(path, "one")
+    write_text(path, "two")
+    assert path.read_text() == "two"
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_what_fails_inside_leaves_the_file_of_before_and_nothing_beside_it(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "before")
+    with pytest.raises(ZeroDivisionError), whole(tmp_path / "a") as temporary:
+        temporary.write_text(f"half {1 / 0}")
+    assert os.listdir(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_text() == "before"
+
+
+def test_nobodys_link_is_written_through(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "a").symlink_to("mine")
+    write_text(tmp_path / "a", "result")
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert (tmp_path / "a").read_text() == "result"
+
+
+def test_a_full_disk_is_one_line_that_leaves_nothing(small_disk: Path) -> None:
+    with pytest.raises(NoRoom, match=r"big: cannot be written: No space left on device; make room"):
+        write_text(small_disk / "big", "x" * 100_000)
+    assert os.listdir(small_disk) == []
+
+
+def test_a_limit_of_file_sizes_is_one_line_that_leaves_nothing(tmp_path: Path) -> None:
+    program = (
+        "from pathlib import Path; from data_pipeline.output import write_text\n"
+        "try: write_text(Path('big'), 'x' * 100_000)\n"
+        "except ValueError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith("big: cannot be written: File too large; "), done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("folder", "Is a directory; choose another name"),
+        ("file/result", "a part of its path is a file"),
+        ("file/below/result", "a part of its path is a file"),
+        ("x" * 256, "choose a shorter name"),
+        ("é" * 128, "choose a shorter name"),
+        ("x" * 256 + "/result", "choose a shorter name"),
+        ("/".join(["x" * 200] * 30), "choose a shorter name"),
+        ("pipe", "is no file that could be replaced"),
+        ("full", "is no file that could be replaced"),
+        ("/dev/result", "is no file that could be replaced"),
+    ],
+)
+def test_a_file_that_cannot_be_is_found_before_the_work(
+    tmp_path: Path, name: str, says: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "full").symlink_to("/dev/full")
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(InputError) as caught:
+        check_file(tmp_path / name)
+    assert says in str(caught.value)
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_folder_that_cannot_be_is_found_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for name, says in (
+        ("file", "is a file|Not a directory"),
+        ("file/below", "a part of its path is a file"),
+        ("x" * 256, "choose a shorter name"),
+    ):
+        with pytest.raises(InputError, match=says):
+            check_folder(tmp_path / name)
+    with pytest.raises(InputError, match="a part of its path is a file"):
+        make_folder(tmp_path / "file")
+
+
+def test_a_disk_mounted_read_only_is_found_before_the_work(small_disk: Path) -> None:
+    mounted_read_only(small_disk)
+    for check in (check_file, check_folder):
+        with pytest.raises(InputError, match="Read-only file system; choose a folder that may be"):
+            check(small_disk / "new" / "result")
+
+
+def test_what_is_checked_is_not_made(tmp_path: Path) -> None:
+    check_file(tmp_path / "new" / "result")
+    check_folder(tmp_path / "new" / "folder")
+    check_file(Path("result"))
+    assert os.listdir(tmp_path) == []
+    assert not os.path.exists("result")
