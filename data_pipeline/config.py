@@ -21,6 +21,9 @@ class EncoderConfig:
         text_weights: .safetensors or .pt file; default: the weights in the encoder's package
         text_options: further options of the text encoder
         tokenizer: a Hugging Face tokenizer.json; default: the one in the encoder's package
+        checkpoint: of the encoders called clip: a local folder, or a name on the Hugging Face hub,
+            that holds both
+        revision: branch, tag or commit of a checkpoint on the hub; default: its main branch
         clip_length: seconds of a clip
         frames_per_clip: frames that the encoder sees of a clip; default: those it was trained with
         arithmetic: floating-point type of the encoders' weights and inputs
@@ -39,6 +42,8 @@ class EncoderConfig:
     text_weights: Path | None = None
     text_options: dict[str, Any] = field(default_factory=dict)
     tokenizer: Path | None = None
+    checkpoint: str | None = None
+    revision: str | None = None
     clip_length: float = 2.0
     frames_per_clip: int | None = None
     arithmetic: Literal["float32", "bfloat16"] = "float32"

@@ -24,6 +24,9 @@ MAX_PIXELS = 8192 * 8192
 MAX_SECONDS = 48 * 3600
 """Frames that claim to be further apart are taken for damage: a clip each costs memory."""
 
+MOST_OBLONG = 16
+"""Pictures that are longer than so many of their shorter sides are squeezed to that."""
+
 _PICTURES = re.compile(r"image2|_pipe$")
 """FFmpeg's names of formats that hold one picture."""
 
@@ -116,13 +119,15 @@ class VideoFile:
         start: float = 0.0,
         end: float | None = None,
         time_limit: float = math.inf,
+        crop: float | None = None,
     ) -> Iterator[NDArray[np.uint8]]:
         """Clip i covers [start + i * clip_length, start + (i + 1) * clip_length) seconds.
 
         Yields pieces (n, T, H, W, 3) of RGB frames, H = W = image_size, T = frames_per_clip, of
         about `PIECE_BYTES` each; together `clip_count(end - start, clip_length)` clips. A clip's
         frames are those shown at the centres of its T equal parts: the last frame at or before the
-        instant, the first or last frame of the video where there is none.
+        instant, the first or last frame of the video where there is none. A frame is squeezed to a
+        square, or with `crop` shows the square in its centre, that share of its shorter side.
 
         Raises VideoError for a range outside the video, for frames that cannot be decoded, and when
         decoding takes more than `time_limit` seconds of its own.
@@ -141,7 +146,7 @@ class VideoFile:
         clip_bytes = frames_per_clip * image_size * image_size * 3
         piece = max(1, PIECE_BYTES // clip_bytes) * frames_per_clip
         frames: list[NDArray[np.uint8]] = []
-        pictures = self._pictures(sorted(set(shown)), image_size, time_limit)
+        pictures = self._pictures(sorted(set(shown)), image_size, time_limit, crop)
         index, picture = next(pictures)
         for position, wanted in enumerate(shown):
             while index < wanted:
@@ -212,7 +217,7 @@ class VideoFile:
             )
 
     def _pictures(
-        self, wanted: list[int], image_size: int, time_limit: float
+        self, wanted: list[int], image_size: int, time_limit: float, crop: float | None
     ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """(index, RGB picture) of the wanted frames, in order of time."""
         remaining = {self._pts[index]: index for index in wanted}
@@ -236,7 +241,7 @@ class VideoFile:
                             "be decoded; fetch the file again",
                             kind="damaged",
                         )
-                    picture = _resize(frame, image_size, self.info.rotation)
+                    picture = _resize(frame, image_size, self.info.rotation, crop)
                     used += time.monotonic() - began
                     yield index, picture
                     began = time.monotonic()
@@ -316,10 +321,18 @@ def _is_cover(stream: Any) -> bool:
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
-def _resize(frame: Any, size: int, rotation: int) -> NDArray[np.uint8]:
-    """(size, size, 3) RGB; the picture is squeezed to a square, as the encoders were trained."""
+def _resize(frame: Any, size: int, rotation: int, crop: float | None) -> NDArray[np.uint8]:
+    """(size, size, 3) RGB; all of the picture squeezed to a square, or the square in its centre."""
+    width, height = size, size
+    if crop is not None:
+        shorter, scale = round(size / crop), min(frame.width, frame.height)
+        width, height = (
+            min(max(size, shorter * side // scale), MOST_OBLONG * shorter)
+            for side in (frame.width, frame.height)
+        )
     small = frame.reformat(
-        width=size, height=size, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1
+        width=width, height=height, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1
     )
-    picture: NDArray[np.uint8] = small.to_ndarray()
-    return np.ascontiguousarray(np.rot90(picture, rotation // 90)) if rotation else picture
+    left, top = (width - size) // 2, (height - size) // 2
+    picture: NDArray[np.uint8] = small.to_ndarray()[top : top + size, left : left + size]
+    return np.ascontiguousarray(np.rot90(picture, rotation // 90))

@@ -44,7 +44,7 @@ RETRIED = ("crash", "io")
 class Decoding:
     """Attributes:
     videos: folder of the videos, or its URL in an object store
-    clip_length, frames_per_clip, image_size: as in `VideoFile.clips`
+    clip_length, frames_per_clip, image_size, crop: as in `VideoFile.clips`
     time_limit: seconds that decoding one video may take
     retries: times that a video is tried again whose decoder died or whose file could not be read
     """
@@ -55,6 +55,7 @@ class Decoding:
     image_size: int
     time_limit: float
     retries: int
+    crop: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class Decoder:
                     decoding.frames_per_clip,
                     decoding.image_size,
                     time_limit=decoding.time_limit,
+                    crop=decoding.crop,
                 ):
                     spent += time.perf_counter() - began
                     yield piece

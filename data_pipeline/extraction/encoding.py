@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
 from itertools import chain
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from data_pipeline.config import EncoderConfig
 from data_pipeline.errors import InputError
-from data_pipeline.extraction.weights import find_file, read_weights
+from data_pipeline.extraction.checkpoint import Checkpoint, find_checkpoint
+from data_pipeline.extraction.weights import Safetensors, find_file, read_weights
 from data_pipeline.features.samples import Half
 from data_pipeline.features.shards import Provenance
 from data_pipeline.storage import Location
@@ -63,6 +64,7 @@ class FeatureEncoder:
             video, text = self._build_video(), self._build_text()
         self.frames_per_clip = config.frames_per_clip or video.frames_per_clip
         self.image_size = video.image_size
+        self.crop = video.crop
         self._mean, self._std = video.mean, video.std
         self._video_layers = _layers("encoder.video_layers", config.video_layers, video.depth)
         self._text_layers = _layers("encoder.text_layers", config.text_layers, text.depth)
@@ -71,26 +73,33 @@ class FeatureEncoder:
     def provenance(self) -> Provenance:
         """How the features are made; hashes the weights."""
         config, size = self.config, self.image_size
+        shown = f"squeezed to {size} x {size}"
+        if self.crop is not None:
+            shown = f"shorter side {round(size / self.crop)}, centre {size} x {size}"
         return Provenance(
             video_encoder=config.video,
-            video_weights=Location(self._video_weights).sha256(),
+            video_weights=self._hash("video", config.video),
             video_layers=tuple(self._video_layers),
             text_encoder=config.text,
-            text_weights=Location(self._text_weights).sha256(),
+            text_weights=self._hash("text", config.text),
             text_layers=tuple(self._text_layers),
             tokenizer=Location(self._tokenizer).sha256(),
             clip_length=config.clip_length,
             frames_per_clip=self.frames_per_clip,
-            preprocessing=(
-                f"squeezed to {size} x {size} (bicubic), RGB / 255, mean {self._mean}, "
-                f"std {self._std}"
-            ),
+            preprocessing=(f"{shown} (bicubic), RGB / 255, mean {self._mean}, std {self._std}"),
             arithmetic=config.arithmetic,
             options={"video": config.video_options, "text": config.text_options},
             version=package_version(),
             batch=config.batch,
             threads=config.threads,
+            origin=self._checkpoint.name if self.uses_checkpoint else None,
         )
+
+    def pinned(self) -> EncoderConfig:
+        """The configuration that means the same files tomorrow: with the commit on the hub."""
+        if not self.uses_checkpoint:
+            return self.config
+        return replace(self.config, revision=self._checkpoint.revision)
 
     def load(self) -> None:
         """Load both encoders now."""
@@ -111,7 +120,12 @@ class FeatureEncoder:
         video = VideoFile(path)
         end = video.info.duration if end is None else min(end, video.info.duration)
         clips = video.clips(
-            self.config.clip_length, self.frames_per_clip, self.image_size, start, end
+            self.config.clip_length,
+            self.frames_per_clip,
+            self.image_size,
+            start,
+            end,
+            crop=self.crop,
         )
         if progress is not None:
             total = clip_count(end - start, self.config.clip_length)
@@ -162,7 +176,7 @@ class FeatureEncoder:
             for sentence in sentences:
                 ids, mask = (x.to(self._device) for x in self._text.tokenize([sentence]))
                 encoded = self._text(ids, mask, self._text_layers)  # (1, T, K, Dt)
-                features.append(_half(encoded[0]))
+                features.append(_half(encoded[0][mask[0]]))
         return features
 
     def _encode_batch(self, batch: "list[tuple[_Video[Key], NDArray[np.uint8]]]") -> None:
@@ -204,40 +218,79 @@ class FeatureEncoder:
     def _video(self) -> VideoEncoder:
         with torch.device("meta"):  # it takes the file's own tensors: nothing is held twice
             encoder = self._build_video()
-        return self._load(encoder, self._video_weights)
+        return self._load(encoder, "video", self.config.video)
 
     @cached_property
     def _text(self) -> TextEncoder:
         with torch.device("meta"):
             encoder = self._build_text()
-        return self._load(encoder, self._text_weights)
+        return self._load(encoder, "text", self.config.text)
 
     def _build_video(self) -> VideoEncoder:
-        with _faults(f"encoder.video {self.config.video}"):
-            return video_encoder(self.config.video, **self.config.video_options)
+        options = dict(self.config.video_options)
+        if self.config.video in FROM_CHECKPOINTS:
+            files = self._checkpoint
+            options |= {"config": files.config, "preprocessor": files.preprocessor}
+        with _faults(self._called("video", self.config.video)):
+            return video_encoder(self.config.video, **options)
 
     def _build_text(self) -> TextEncoder:
-        with _faults(f"encoder.text {self.config.text}"):
+        options = dict(self.config.text_options)
+        if self.config.text in FROM_CHECKPOINTS:
+            options |= {"config": self._checkpoint.config}
+        with _faults(self._called("text", self.config.text)):
             tokenizer = self._tokenizer.read_text(encoding="utf-8")
-            return text_encoder(self.config.text, tokenizer, **self.config.text_options)
+            return text_encoder(self.config.text, tokenizer, **options)
 
-    def _load(self, encoder: Module, weights: Path) -> Module:
-        with _faults(str(weights)):
-            encoder.load_official(read_weights(weights))
+    def _called(self, kind: str, name: str) -> str:
+        """How faults call the video or the text encoder."""
+        if name in FROM_CHECKPOINTS:
+            return str(self._checkpoint.folder)
+        return f"encoder.{kind} {name}"
+
+    def _load(self, encoder: Module, kind: str, name: str) -> Module:
+        files = self._weights(kind, name)
+        with _faults(str(files[0])):
+            weights = Safetensors(files) if len(files) > 1 else read_weights(files[0])
+            encoder.load_official(weights)
         return encoder.requires_grad_(False).eval().to(self._device, self._dtype)
 
-    @cached_property
-    def _video_weights(self) -> Path:
-        return find_file("video_weights", self.config.video_weights, self.config.video)
+    def _weights(self, kind: str, name: str) -> Sequence[Path]:
+        if name in FROM_CHECKPOINTS:
+            return self._checkpoint.weights
+        given: Path | None = getattr(self.config, f"{kind}_weights")
+        return [find_file(f"{kind}_weights", given, name)]
 
-    @cached_property
-    def _text_weights(self) -> Path:
-        return find_file("text_weights", self.config.text_weights, self.config.text)
+    def _hash(self, kind: str, name: str) -> str:
+        """SHA-256 of the weights."""
+        if name in FROM_CHECKPOINTS:
+            return self._checkpoint.sha256
+        (file,) = self._weights(kind, name)
+        return Location(file).sha256()
 
     @cached_property
     def _tokenizer(self) -> Path:
+        if self.config.text in FROM_CHECKPOINTS and self.config.tokenizer is None:
+            return self._checkpoint.tokenizer
         return find_file("tokenizer", self.config.tokenizer, self.config.text)
 
+    @property
+    def uses_checkpoint(self) -> bool:
+        """Whether an encoder comes from a Hugging Face checkpoint."""
+        return bool({self.config.video, self.config.text} & FROM_CHECKPOINTS)
+
+    @cached_property
+    def _checkpoint(self) -> Checkpoint:
+        if self.config.checkpoint is None:
+            raise InputError(
+                "encoder.checkpoint: set it to the folder of a CLIP-like checkpoint, or to its "
+                "name on the Hugging Face hub"
+            )
+        return find_checkpoint(self.config.checkpoint, self.config.revision)
+
+
+FROM_CHECKPOINTS = frozenset({"clip"})
+"""Encoders whose weights, tokenizer and settings are those of a Hugging Face checkpoint."""
 
 _BLOCK = 1024
 

@@ -1,6 +1,7 @@
 """How does a folder of videos become features, on one machine or a cluster?"""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import ray
 
@@ -32,7 +33,9 @@ def extract(
         image_size=encoder.image_size,
         time_limit=config.time_limit,
         retries=config.retries,
+        crop=encoder.crop,
     )
+    config = replace(config, encoder=encoder.pinned())
     return make_shards(
         config, encoder.provenance, config.videos, lambda: _workers(config, decoding), report
     )

@@ -1,7 +1,8 @@
 """Which files hold an encoder's weights and tokenizer, and how are they read?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,38 @@ from torch import Tensor
 from data_pipeline.errors import InputError
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+class Safetensors(Mapping[str, Tensor]):
+    """The tensors of .safetensors files, each read when it is asked for.
+
+    Raises InputError for files that are damaged or hold a tensor twice.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        self._home: dict[str, Any] = {}
+        for path in paths:
+            try:
+                file: Any = safe_open(path, framework="pt")
+            except (SafetensorError, OSError) as error:
+                raise InputError(f"{path}: not a complete safetensors file ({error})") from error
+            for key in file.keys():  # noqa: SIM118  # it is no mapping
+                if key in self._home:
+                    raise InputError(f"{path}: holds {key}, as another of the files does")
+                self._home[key] = file
+
+    def __getitem__(self, key: str) -> Tensor:
+        tensor: Tensor = self._home[key].get_tensor(key)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._home)
+
+    def __len__(self) -> int:
+        return len(self._home)
+
+
+def read_weights(path: Path) -> Mapping[str, Tensor]:
     """The state dict of a .safetensors file or of a torch checkpoint, without unpickling objects.
 
     Checkpoints that hold it under `model` or `module` are opened. Raises InputError.
@@ -17,13 +49,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"{path}: no such weights file")
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise InputError(f"{path}: not a complete safetensors file ({error})") from error
+        return Safetensors([path])
     try:
         # torch raises whatever the damaged archive happens to trip: RuntimeError, EOFError, ...
         weights = torch.load(path, map_location="cpu", weights_only=True)

@@ -39,7 +39,7 @@ OPENED_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Provenance:
-    """How features were made. Sets may be used together that agree in all but the last three.
+    """How features were made. Sets may be used together that agree in all but the last four.
 
     Attributes:
         video_encoder: registered name, or what an import says of its origin
@@ -55,6 +55,7 @@ class Provenance:
         version: of this package
         batch, threads: clips encoded at once and processor threads, of which the last bits depend;
             None where they are not known
+        origin: name and commit of the checkpoint on the Hugging Face hub, where it came from there
     """
 
     video_encoder: str
@@ -72,6 +73,7 @@ class Provenance:
     version: str
     batch: int | None = None
     threads: int | None = None
+    origin: str | None = None
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Provenance":
@@ -85,7 +87,7 @@ class Provenance:
         return [
             f"{name}: {mine[name]}, not {theirs[name]}"
             for name in mine
-            if name not in ("version", "batch", "threads") and mine[name] != theirs[name]
+            if name not in ("version", "batch", "threads", "origin") and mine[name] != theirs[name]
         ]
 
     def summary(self) -> dict[str, str]:
@@ -97,6 +99,7 @@ class Provenance:
             "clips": f"{self.clip_length:g} s, {self.frames_per_clip} frames ({rate:g} a second)",
             "preprocessing": self.preprocessing,
             "version": self.version,
+            **({"checkpoint": self.origin} if self.origin else {}),
         }
 
 

@@ -14,14 +14,18 @@ import torch
 from torch import Tensor, nn
 
 VIDEO_ENCODERS = {
+    "clip": "model.backbones.clip:ClipVideo",
     "efficientnet-lite0": "model.backbones.efficientnet_lite:EfficientNetLite0",
     "internvideo2-1b": "model.backbones.internvideo2:internvideo2_1b",
+    "internvideo2-6b": "model.backbones.internvideo2:internvideo2_6b",
 }
 """Name -> `module:callable`; the callable takes the encoder's options and returns it."""
 
 TEXT_ENCODERS = {
     "all-minilm-l6-v2": "model.backbones.minilm:MiniLM",
+    "clip": "model.backbones.clip:ClipText",
     "internvideo2-1b": "model.backbones.internvideo2_text:internvideo2_1b_text",
+    "internvideo2-6b": "model.backbones.internvideo2_text:internvideo2_1b_text",
 }
 """Name -> `module:callable`; the callable takes `tokenizer` and the encoder's options."""
 
@@ -42,10 +46,15 @@ class VideoEncoder(nn.Module, ABC):
     """Subtracted from RGB / 255 before ..."""
     std: tuple[float, float, float]
     """... dividing by this."""
+    crop: float | None = None
+    """Share of a picture's shorter side that the square in its centre shows which is seen; None:
+    all of the picture is seen, squeezed to a square."""
     depth: int
     """Number of layers to choose from."""
     width: int
     """Dv, the width of every layer's pooled vector."""
+    joint_width: int | None = None
+    """J, the width of the space that it shares with a text encoder; None where there is none."""
 
     @abstractmethod
     def load_official(self, state_dict: Mapping[str, Tensor]) -> list[str]:
@@ -61,6 +70,10 @@ class VideoEncoder(nn.Module, ABC):
         A clip's result does not depend on the other clips of the batch, up to rounding.
         """
 
+    def project(self, pooled: Tensor) -> Tensor:
+        """(B, Dv) of the deepest layer -> (B, J) in the shared space, of any length."""
+        raise NotImplementedError(f"{self.name} shares no space with a text encoder")
+
 
 class TextEncoder(nn.Module, ABC):
     """A frozen text encoder that gives one vector per token and chosen layer.
@@ -73,6 +86,8 @@ class TextEncoder(nn.Module, ABC):
     """Number of layers to choose from."""
     width: int
     """Dt, the width of every layer's token vectors."""
+    joint_width: int | None = None
+    """As in `VideoEncoder`."""
     max_tokens: int
     """Longer sentences are cut to this many tokens, special tokens included."""
 
@@ -84,16 +99,20 @@ class TextEncoder(nn.Module, ABC):
             raise ImportError(
                 "text encoders need the package tokenizers: pip install transformers"
             ) from error
-        self._tokenizer = Tokenizer.from_str(tokenizer)
+        try:
+            self._tokenizer = Tokenizer.from_str(tokenizer)
+        except Exception as error:  # the package raises no other
+            raise ValueError(f"not a tokenizer.json ({str(error)[:100]})") from error
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(self.max_tokens)
 
     def tokenize(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids (B, T), padded with 0 to the longest, and mask (B, T), True where real."""
-        rows = [torch.tensor(self._tokenizer.encode(sentence).ids) for sentence in sentences]
-        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, T)
-        lengths = torch.tensor([len(row) for row in rows])  # (B,)
-        return ids, torch.arange(ids.shape[1]) < lengths[:, None]
+        """Token ids (B, T), padded to the longest, and mask (B, T), True where real."""
+        encoded = [self._tokenizer.encode(sentence) for sentence in sentences]
+        pad = nn.utils.rnn.pad_sequence
+        ids = pad([torch.tensor(each.ids) for each in encoded], batch_first=True)  # (B, T)
+        mask = pad([torch.tensor(each.attention_mask) for each in encoded], batch_first=True)
+        return ids, mask.bool()
 
     @abstractmethod
     def load_official(self, state_dict: Mapping[str, Tensor]) -> list[str]:
@@ -105,6 +124,10 @@ class TextEncoder(nn.Module, ABC):
 
         Entries where the mask is False hold no meaning.
         """
+
+    def project(self, states: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, Dt) of the deepest layer -> (B, J), as `VideoEncoder.project`."""
+        raise NotImplementedError(f"{self.name} shares no space with a video encoder")
 
 
 def video_encoder(name: str, **options: Any) -> VideoEncoder:
@@ -157,7 +180,7 @@ def load_exactly(
     Raises ValueError that names keys which are missing, unexpected or of another shape.
     """
     skipped = [key for key in weights if key.startswith(unused)] if unused else []
-    taken = {key: value for key, value in weights.items() if key not in set(skipped)}
+    taken = {key: weights[key] for key in weights if not (unused and key.startswith(unused))}
     own = module.state_dict()
     faults = {
         "missing": [key for key in own if key not in taken],

@@ -22,6 +22,12 @@ def internvideo2_1b(**options: object) -> "InternVideo2":
     return InternVideo2(InternVideo2Config(**options))  # type: ignore[arg-type]  # from a config file
 
 
+def internvideo2_6b(**options: object) -> "InternVideo2":
+    """The 6B model for the registry, as `internvideo2_1b`."""
+    sizes = {"width": 3200, "depth": 48, "heads": 25, "mlp_width": 12800}
+    return internvideo2_1b(**{"name": "internvideo2-6b"} | sizes | options)
+
+
 class InternVideo2(VideoEncoder):
     """The frozen tower: a plain pre-norm ViT over all space-time patches of a clip.
 

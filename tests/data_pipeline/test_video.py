@@ -182,3 +182,18 @@ def test_the_time_until_a_piece_is_taken_does_not_count_as_decoding(
 def test_a_range_outside_the_video_is_refused(video: Path) -> None:
     with pytest.raises(VideoError, match="no clips from 5 s"):
         list(decode_clips(video, 1.0, 1, 32, 5.0, 6.0))
+
+
+def test_a_crop_shows_the_square_in_the_centre_and_no_squeezing(
+    make_video: Callable[..., Path], tmp_path: Path
+) -> None:
+    picture = np.zeros((64, 192, 3), np.uint8)
+    picture[:, 64:128] = 255  # the middle third, as high as wide, is white
+    path = make_video(tmp_path / "wide.mp4", frames=3, size=(192, 64), picture=lambda _: picture)
+    (squeezed,) = VideoFile(path).clips(0.3, 1, 32)
+    (cropped,) = VideoFile(path).clips(0.3, 1, 32, crop=1.0)
+    (closer,) = VideoFile(path).clips(0.3, 1, 32, crop=0.5)
+    assert squeezed.shape == cropped.shape == closer.shape == (1, 1, 32, 32, 3)
+    assert squeezed[..., 0].mean() < 100
+    assert cropped[0, 0, :, 2:-2].min() > 200
+    assert closer.min() > 200

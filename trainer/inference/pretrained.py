@@ -44,6 +44,7 @@ class Export:
 def encoder_of(features: Provenance) -> EncoderConfig:
     """The encoders that made `features`; paths of weights that no package brings are left open."""
     default = EncoderConfig()
+    checkpoint, _, revision = (features.origin or "").partition("@")
     return EncoderConfig(
         video=features.video_encoder,
         video_layers=features.video_layers,
@@ -56,6 +57,8 @@ def encoder_of(features: Provenance) -> EncoderConfig:
         arithmetic="bfloat16" if features.arithmetic == "bfloat16" else "float32",
         batch=features.batch or default.batch,
         threads=features.threads or default.threads,
+        checkpoint=checkpoint or None,
+        revision=revision or None,
     )
 
 

@@ -360,3 +360,14 @@ def test_the_1b_model_has_exactly_the_published_keys_and_shapes() -> None:
     count = sum(parameter.numel() for parameter in encoder.parameters())
     assert 1.00e9 < count < 1.05e9
     assert (encoder.depth, encoder.width, encoder.frames_per_clip) == (40, 768, 4)
+
+
+def test_the_6b_model_has_its_published_sizes() -> None:
+    with torch.device("meta"):
+        model = video_encoder("internvideo2-6b")
+    assert (model.name, model.depth, model.width) == ("internvideo2-6b", 48, 768)
+    parameters = sum(parameter.numel() for parameter in model.blocks.parameters())
+    assert parameters == 48 * (12 * 3200**2 + 3200 + 12800 + 3200 + 6 * 3200)
+    with torch.device("meta"):
+        clip = torch.zeros(1, 3, 4, 224, 224)
+    assert model(clip, (-5, -1)).shape == (1, 2, 768)
