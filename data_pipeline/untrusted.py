@@ -30,6 +30,8 @@ MAX_NAME = 255
 MAX_PATH = 2048
 SHOWN = 80
 """Letters of a value that a message repeats."""
+MAX_MESSAGE = 1000
+"""Letters of a message."""
 
 CODE = "{}: names code, and what is read cannot choose what runs; remove the key 'class_path'"
 
@@ -54,9 +56,15 @@ def reading(source: object, mend: str = "") -> Iterator[None]:
 
 def shown(value: object) -> str:
     """A value or an error in a message: one line, cut where it is long."""
-    text = str(value) if isinstance(value, Exception) else _represented(value)
-    text = " ".join(text.split())
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
+    return readable(str(value) if isinstance(value, Exception) else _represented(value), SHOWN)
+
+
+def readable(text: str, most: int = MAX_MESSAGE) -> str:
+    """One line of at most `most` letters, all of which a terminal shows."""
+    line = " ".join(text[: 4 * most].split())
+    if not line.isprintable():
+        line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def _represented(value: object) -> str:
@@ -99,7 +107,9 @@ def parse_json(data: bytes | str, source: object, nan: bool = False) -> Any:
     `nan`, is not a number (NaN, Infinity: Python writes them, and a run that diverged has them).
     """
     try:
-        value = json.loads(data, parse_constant=None if nan else _refuse_constant)
+        # Windows' editors begin a file with a mark. (Of bytes, json would also take UTF-16.)
+        text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
+        value = json.loads(text, parse_constant=None if nan else _refuse_constant)
     except json.JSONDecodeError as error:
         where = f" at letter {error.colno}" if error.lineno == 1 else f" at line {error.lineno}"
         raise InputError(f"{source}: not valid JSON ({error.msg}{where})") from error
@@ -127,8 +137,6 @@ def iter_rows(path: str | Path, nan: bool = False) -> Iterator[tuple[int, Any]]:
             number += 1
             if len(line) > MAX_LINE:
                 raise InputError(f"{path}:{number}: a line of over {MAX_LINE / 1e6:.0f} MB")
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")  # editors of Windows begin with a mark
             if line.strip():
                 yield number, parse_json(line, f"{path}:{number}", nan)
 
@@ -154,8 +162,10 @@ def read_yaml(path: Path) -> Any:
 def parse_yaml(text: bytes | str, source: object) -> Any:
     """The value of a YAML text of plain scalars, lists and mappings, see `check_yaml`."""
     text = check_yaml(text, source)
-    with reading(source):
+    try:
         value = yaml.load(text, Loader=_Loader)
+    except Exception as error:
+        raise _not_yaml(error, source) from error
     check_plain(value, source)
     return value
 
@@ -194,11 +204,15 @@ def check_yaml(text: bytes | str, source: object) -> str:
     except InputError:
         raise
     except Exception as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{source}:{mark.line + 1}" if mark else f"{source}"
-        said = getattr(error, "problem", None) or str(error)
-        raise InputError(f"{place}: not valid YAML ({shown(Exception(said))})") from error
+        raise _not_yaml(error, source) from error
     return text
+
+
+def _not_yaml(error: Exception, source: object) -> InputError:
+    mark = getattr(error, "problem_mark", None)
+    place = f"{source}:{mark.line + 1}" if mark else f"{source}"
+    said = getattr(error, "problem", None) or str(error)
+    return InputError(f"{place}: not valid YAML ({readable(said, SHOWN)})")
 
 
 # Values and names
@@ -206,7 +220,8 @@ def check_yaml(text: bytes | str, source: object) -> str:
 
 def check_plain(value: Any, source: object) -> None:
     """Raise InputError unless `value` is made of plain scalars, lists and mappings with text keys,
-    holds no half of a character, and no `class_path`, by which parsers let a file name code."""
+    holds no half of a character, no zero byte and no `class_path`, by which parsers let a file name
+    code."""
     stack = [(value, 1)]
     while stack:
         value, depth = stack.pop()
@@ -221,14 +236,14 @@ def check_plain(value: Any, source: object) -> None:
                 for key in value:
                     if isinstance(key, str):
                         _check_text(key, source)
-                    elif isinstance(key, tuple):
-                        raise InputError(f"{source}: a key is a list: {shown(key)}")
                 value = value.values()
             # Numbers, by far the most, are not looked at one by one.
             stack += [(item, depth + 1) for item in value if isinstance(item, str | dict | list)]
 
 
 def _check_text(text: str, source: object) -> None:
+    if "\0" in text:
+        raise InputError(f"{source}: {shown(text)} holds a zero byte")
     if not text.isascii():
         try:
             text.encode()

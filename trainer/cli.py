@@ -22,7 +22,7 @@ import yaml
 from rich.console import Console
 
 from data_pipeline.errors import InputError
-from data_pipeline.untrusted import CODE, check_plain, check_yaml, read_yaml, shown
+from data_pipeline.untrusted import CODE, check_plain, check_yaml, read_yaml, readable, shown
 
 # What a file holds is data. The parser would import and build whatever a `class_path` names.
 jsonargparse.set_parsing_settings(
@@ -60,7 +60,9 @@ def parse(parser: jsonargparse.ArgumentParser, args: Sequence[str] | None) -> An
         namespace = parser.parse_args(args)
         check_plain(namespace.as_dict(), "the command line")
         return parser.instantiate(namespace)
-    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # of the parser, of a `__post_init__`, of what they call
         raise InputError(_explain(str(error), parser, args)) from error
 
 
@@ -74,7 +76,8 @@ def parse_config(
     args = [_underscored(argument) for argument in (sys.argv[1:] if args is None else args)]
     for option, file in itertools.pairwise(args):
         if option == "--config":
-            read_yaml(Path(file))  # for its faults; the parser does not say where they are
+            # For its faults: the parser does not say where they are.
+            check_sections(schema, read_yaml(Path(file)), file)
     parser = _config_parser(schema, description)  # type: ignore[arg-type]  # a class has a hash
     values = parse(parser, args).as_dict()
     values.pop("config")
@@ -82,6 +85,19 @@ def parse_config(
         return schema(**values)
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def check_sections(schema: type[Any], values: Any, file: str, name: str = "") -> None:
+    """Raise InputError unless what `values` has for each section of `schema` is a mapping."""
+    if not isinstance(values, dict):
+        what = f"{name!r} must be" if name else "must hold"
+        raise InputError(f"{file}: {what} settings as 'key: value', found {shown(values)}")
+    for key, value in values.items():
+        if not name and key in ("config", "print_config", "help"):
+            raise InputError(f"{file}: unknown key {key!r}; a file does not name another")
+        section = next((f.type for f in dataclasses.fields(schema) if f.name == key), None)
+        if dataclasses.is_dataclass(section) and isinstance(section, type):
+            check_sections(section, value, file, f"{name}.{key}".lstrip("."))
 
 
 @functools.cache  # a parser takes longer to build than to use, and a sweep uses it for every trial
@@ -147,7 +163,7 @@ def command(main: Callable[[list[str] | None], int | None]) -> Callable[..., int
         try:
             return main(args) or 0
         except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {readable(str(error))}", file=sys.stderr)
             return EXIT_BAD_INPUT
         except ImportError as error:
             if "pip install" not in str(error):  # a package that we did not check for is our fault
@@ -183,6 +199,7 @@ def _explain(message: str, parser: jsonargparse.ArgumentParser, args: Sequence[s
         line = CODE.format(shown(denied.group(1)))
     unknown = UNKNOWN.search(line)
     if unknown is None:
+        line = readable(line)
         if line.startswith("Problems parsing config") and file:
             return f"{file}not valid YAML: {line}"
         return f"{file}{line}"
