@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import InputError
+from data_pipeline.output import whole
 from data_pipeline.untrusted import iter_rows, plain_name, reading, shown
 
 HIGHLIGHT_CLIP = 2.0  # seconds: the grid of QVHighlights' saliency annotations
@@ -144,9 +145,6 @@ def read_annotations(path: str | Path) -> list[Annotation]:
 
 def write_annotations(path: str | Path, annotations: Iterable[Annotation]) -> None:
     """Write rows as JSONL; the file appears complete or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
+    with whole(Path(path)) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for annotation in annotations:
             file.write(json.dumps(annotation.to_row(), ensure_ascii=False) + "\n")
-    temporary.replace(path)

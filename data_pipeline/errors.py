@@ -8,3 +8,13 @@ class InputError(ValueError):
     points print it without a trace and exit with status 2; bulk work records it, counts it and goes
     on with the rest.
     """
+
+
+def told(error: Exception) -> str:
+    """The one line for whatever one file of many raised, which is recorded and passed over."""
+    if isinstance(error, InputError):
+        return str(error)
+    if said := getattr(error, "strerror", None):
+        return str(said)
+    cause = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {cause}" if cause else type(error).__name__

@@ -7,11 +7,16 @@ may lie in a store through `data_pipeline.storage`, which takes its names and it
 import contextlib
 import errno
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TEMPORARY = ".tmp"
 LONGEST = 255
@@ -31,15 +36,23 @@ MENDS = {
 }
 
 
-class NoRoom(InputError):
-    """What could not be written would fit if there were room: on the disk, or by its limits."""
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN)
+
+
+class NotWritten(InputError):
+    """A file that cannot be written: the disk is full, read-only, or has something in its place."""
+
+    @property
+    def lasts(self) -> bool:
+        """Whether other files would fare no better: it is the disk's fault, not the name's."""
+        return isinstance(self.__cause__, OSError) and self.__cause__.errno in DISK
 
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A place to write the file of this name; it gets the name where what is done inside ends well.
 
-    What is not finished is removed. Raises InputError where the file cannot be written; an OSError
+    What is not finished is removed. Raises NotWritten where the file cannot be written; an OSError
     inside is taken for that.
     """
     with writing(path):
@@ -56,18 +69,34 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, complete or not at all; InputError where it cannot be."""
+    """Write a text file, complete or not at all; NotWritten where it cannot be."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file, complete or not at all; InputError where it cannot be."""
+    """Write a file, complete or not at all; NotWritten where it cannot be."""
     with whole(path) as temporary:
         temporary.write_bytes(data)
 
 
+def write_tensors(path: Path, tensors: "dict[str, Tensor]") -> None:
+    """Write safetensors, complete or not at all; NotWritten where they cannot be."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with whole(path) as temporary:
+        mode = temporary.stat().st_mode
+        try:
+            save_file(tensors, temporary)
+        except SafetensorError as error:
+            if said := re.search(r"\(os error (\d+)\)", str(error)):
+                raise OSError(int(said[1]), os.strerror(int(said[1]))) from error
+            raise
+        temporary.chmod(mode)  # it would be its owner's alone, unlike the files beside it
+
+
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it; InputError where that cannot be."""
+    """Make a folder and those above it; NotWritten where that cannot be."""
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
 
@@ -81,12 +110,11 @@ def writing(path: object) -> Iterator[None]:
         raise fault(path, error) from error
 
 
-def fault(path: object, error: OSError) -> InputError:
+def fault(path: object, error: OSError) -> NotWritten:
     """The one line for an error that writing `path` raised."""
-    kind = NoRoom if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else InputError
     mend = MENDS.get(error.errno or 0)
     said = error.strerror or str(error)
-    return kind(f"{path}: cannot be written: {said}{f'; {mend}' if mend else ''}")
+    return NotWritten(f"{path}: cannot be written: {said}{f'; {mend}' if mend else ''}")
 
 
 def temporary_beside(path: Path) -> Path:
@@ -100,7 +128,7 @@ def check_file(path: Path) -> None:
 
     To be asked before the work whose result it is. (Whether there will be room is not known.)
     """
-    _check(path)
+    _check(path, path)
     with writing(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -112,16 +140,14 @@ def check_file(path: Path) -> None:
 def check_folder(path: Path) -> None:
     """Raise InputError unless files can be written into a folder of this name, which may have to be
     made; nothing is left behind."""
-    _check(path / "file")
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path}: is a file; name a folder")
+    _check(path / "file", path)
 
 
-def _check(path: Path) -> None:
-    """Try it: permissions alone do not tell of disks that are mounted read-only, or full."""
+def _check(path: Path, named: Path) -> None:
+    """Try it, for what was `named`: permissions do not tell of disks mounted read-only, or full."""
     if any(len(os.fsencode(part)) > LONGEST for part in path.parts) or "\0" in str(path):
-        raise InputError(f"{path}: cannot be written: {MENDS[errno.ENAMETOOLONG]}")
-    with writing(path):
+        raise InputError(f"{named}: cannot be written: {MENDS[errno.ENAMETOOLONG]}")
+    with writing(named):
         above = path.parent
         while not os.path.lexists(above) and above != above.parent:
             above = above.parent

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data_pipeline.errors import InputError
+from data_pipeline.output import check_folder
 from launch.mlflow_runs import Store
 from trainer.cli import command, make_parser, parse, terminal
 from trainer.comparison.compare import Comparison, Figure, compare
@@ -52,11 +53,11 @@ def main(args: list[str] | None = None) -> None:
         raise InputError("name runs to compare, or an MLflow experiment with --experiment")
     if given.filter and not given.experiment:
         raise InputError("--filter is for --experiment; leave it out")
+    check_folder(given.output)
     store = Store()
     runs, baseline, notes = gather(given, store)
     comparison = compare(runs, baseline, notes)
     show(comparison, terminal())
-    given.output.mkdir(parents=True, exist_ok=True)
     page = write_comparison_page(comparison, given.output / "comparison.html")
     paths = [page, *write_tables(comparison, given.output)]
     print("\n".join(map(str, paths)))

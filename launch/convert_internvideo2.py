@@ -9,16 +9,16 @@ keep the checkpoint's names and types. Keys that neither encoder has a use for a
 that is missing or unexpected is an error, and nothing is written.
 """
 
-import pickle
 import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_pipeline.errors import InputError
+from data_pipeline.output import check_folder, write_tensors, write_text
+from data_pipeline.untrusted import reading
 from model.config import InternVideo2Config, InternVideo2TextConfig
 from trainer.cli import command, parse_config
 
@@ -49,10 +49,10 @@ class ConvertConfig:
 def main(args: list[str] | None = None) -> int:
     """Convert as the flags say; returns the exit status."""
     config = parse_config(ConvertConfig, args, __doc__)
+    check_folder(config.output)
     checkpoint = read_checkpoint(config.checkpoint)
     tokenizer = wordpiece_tokenizer(config.vocabulary)
     import torch
-    from safetensors.torch import save_file
 
     from model.backbones.internvideo2 import InternVideo2
     from model.backbones.internvideo2_text import InternVideo2Text
@@ -66,15 +66,14 @@ def main(args: list[str] | None = None) -> int:
         raise InputError(
             f"{config.checkpoint}: {error}; is it the stage-2 checkpoint of this size?"
         ) from error
-    config.output.mkdir(parents=True, exist_ok=True)
     for name, prefix, encoder in (
         ("vision.safetensors", "vision_encoder.", vision),
         ("text.safetensors", "text_encoder.", text),
     ):
         weights = {prefix + key: value.contiguous() for key, value in encoder.state_dict().items()}
-        _write(config.output / name, partial(save_file, weights))
+        write_tensors(config.output / name, weights)
         print(f"{config.output / name}: {len(weights)} tensors")
-    _write(config.output / "tokenizer.json", lambda path: path.write_text(tokenizer, "utf-8"))
+    write_text(config.output / "tokenizer.json", tokenizer)
     print(f"skipped, of no use to the encoders ({len(skipped)} keys):")
     print("\n".join(f"  {key}" for key in sorted(skipped)))
     return 0
@@ -94,14 +93,16 @@ def read_checkpoint(path: Path) -> "Mapping[str, Tensor]":
         content = torch.load(
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+    except Exception as error:  # whatever a damaged pickle or zip trips
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{path}: not a checkpoint that holds tensors only ({cause}); download it again"
         ) from error
     for key in ("model", "module"):
         weights = content.get(key) if isinstance(content, dict) else None
-        if isinstance(weights, dict) and all(torch.is_tensor(value) for value in weights.values()):
+        if isinstance(weights, dict) and all(
+            isinstance(name, str) and torch.is_tensor(value) for name, value in weights.items()
+        ):
             return weights
     raise InputError(f"{path}: no weights under 'model' or 'module'; is it the published file?")
 
@@ -114,19 +115,13 @@ def wordpiece_tokenizer(vocabulary: Path) -> str:
         raise InputError("the text encoder needs transformers: pip install transformers") from error
     if not vocabulary.is_file():
         raise InputError(f"{vocabulary}: no such file; it is vocab.txt of bert-large-uncased")
-    pieces = vocabulary.read_text("utf-8").splitlines()
+    with reading(vocabulary, "it is vocab.txt of bert-large-uncased"):
+        pieces = vocabulary.read_text("utf-8").splitlines()
     for special in ("[PAD]", "[UNK]", "[CLS]", "[SEP]"):
         if special not in pieces:
             raise InputError(f"{vocabulary}: no {special}; it must be a BERT vocabulary, vocab.txt")
     numbers = {piece: index for index, piece in enumerate(pieces)}
     return str(BertWordPieceTokenizer(numbers, lowercase=True).to_str())
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Under its own name the file is complete or absent."""
-    temporary = path.with_name(path.name + ".partial")
-    write(temporary)
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from data_pipeline.annotations import Annotation, read_annotations
 from data_pipeline.errors import InputError
+from data_pipeline.output import check_file, write_text
 from data_pipeline.untrusted import read_json
 from trainer import cli
 from trainer.judging.submission import check
@@ -67,6 +68,10 @@ def main(args: list[str] | None = None) -> int:
         return _check(given.check, files, given.dataset)
     if given.predictions is None or len(files) != 1:
         raise InputError("give --predictions and one --annotations file, or --check a submission")
+    if given.json is not None:
+        check_file(given.json)
+        if not given.json.parent.exists():
+            raise InputError(f"{given.json}: cannot be written: make its folder first")
     _measure(given.predictions, files[0], given)
     return 0
 
@@ -105,12 +110,7 @@ def _measure(path: Path, truth_path: Path, given: Any) -> None:
                 name: {"value": gap.value, "interval": gap.interval} for name, gap in gaps.items()
             },
         }
-    temporary = given.json.with_name(f".{given.json.name}.tmp")
-    try:
-        temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(given.json)
-    except OSError as error:
-        raise InputError(f"{given.json}: cannot be written: {error.strerror}") from error
+    write_text(given.json, json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
 def _evaluated(path: Path, annotations: Sequence[Annotation], given: Any) -> Evaluation:

@@ -20,13 +20,13 @@ from rich.table import Table
 from rich.text import Text
 
 from data_pipeline.errors import InputError
+from data_pipeline.output import NotWritten, check_file, check_folder, make_folder, write_text
 from launch.predict_batch import (
     find_videos,
     is_batch,
     predict_batch,
     read_queries,
     to_json,
-    write_text,
 )
 from trainer.cli import command, make_parser, parse, terminal
 from trainer.inference.cutting import cut
@@ -79,13 +79,26 @@ def main(args: list[str] | None = None) -> int:
             raise InputError(
                 "--output is for several videos; use --json, --plot or --clips for one"
             )
+        check_outputs(options)
         predict_one(load(options), videos[0], sentences, options)
         return 0
     if options.output is None:
         raise InputError(f"{options.video}: for several videos name a folder with --output")
     if options.json or options.plot or options.clips:
         raise InputError("--json, --plot and --clips are for a single video; leave them out")
+    check_folder(options.output)
     return predict_batch(load(options), options.model, videos, sentences, options.output)
+
+
+def check_outputs(options: Any) -> None:
+    """Raise InputError where a result could not be written."""
+    if options.plot is not None and options.plot.suffix.lower() != ".png":
+        raise InputError(f"--plot {options.plot}: pictures are written as PNG; name a .png file")
+    for path in (options.json, options.plot):
+        if path is not None and str(path) != "-":
+            check_file(path)
+    if options.clips is not None:
+        check_folder(options.clips)
 
 
 def load(options: Any) -> "Grounder":
@@ -114,7 +127,6 @@ def predict_one(grounder: "Grounder", video: Path, sentences: list[str], options
             write_text(options.json, text + "\n")
             console.print(f"results   {options.json}", soft_wrap=True)
     if options.plot is not None:
-        options.plot.parent.mkdir(parents=True, exist_ok=True)
         strip = film_strip(video, found[0].duration, count=8, height=160)
         draw_timelines(options.plot, [each.timeline() for each in found], strip, shown=options.top)
         console.print(f"picture   {options.plot}", soft_wrap=True)
@@ -126,12 +138,14 @@ def cut_out(
     video: Path, found: "list[Grounding]", folder: Path, top: int, console: Console
 ) -> None:
     """Write the best windows as `<video>-<sentence>-<rank>.mp4`; one that fails is told."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for number, grounding in enumerate(found, start=1):
         for rank, (start, end, _) in enumerate(grounding.windows[:top], start=1):
             clip = folder / f"{video.stem}-{number}-{rank}.mp4"
             try:
                 console.print(f"clip      {clip} ({cut(video, start, end, clip)})", soft_wrap=True)
+            except NotWritten:
+                raise
             except InputError as error:
                 console.print(f"no clip   {error}", style="yellow", soft_wrap=True)
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, told
+from data_pipeline.output import NotWritten, make_folder, write_text
 from data_pipeline.untrusted import read_json
 from trainer.cli import terminal
 
@@ -71,7 +72,7 @@ def predict_batch(
     A video whose file was made by the same model for the same sentences is not done again. One
     that cannot be used is recorded in `failures.jsonl`, and the rest goes on.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     from trainer.inference.pretrained import WEIGHTS, find_model
 
     weights = hashlib.sha256((find_model(model) / WEIGHTS).read_bytes()).hexdigest()
@@ -79,6 +80,7 @@ def predict_batch(
     todo = [video for video in videos if not _is_done(_place(output, video), weights, sentences)]
     console = terminal(stderr=True)
     failures: list[dict[str, str]] = []
+    stopped: NotWritten | None = None
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("videos", total=len(videos), completed=len(videos) - len(todo))
@@ -89,13 +91,23 @@ def predict_batch(
                     _place(output, video),
                     json.dumps(made | to_json(video, found), ensure_ascii=False),
                 )
-            except InputError as error:
-                failures.append({"video": str(video), "error": str(error)})
-                progress.console.print(f"skipped: {error}", style="yellow", soft_wrap=True)
+            except Exception as error:  # one odd video does not cost the others
+                if isinstance(error, NotWritten) and error.lasts:
+                    stopped = error
+                    break
+                cause = told(error)
+                failures.append({"video": str(video), "error": cause})
+                line = cause if str(video) in cause else f"{video}: {cause}"
+                progress.console.print(f"skipped: {line}", style="yellow", soft_wrap=True)
             progress.advance(task)
-    write_text(
-        output / "failures.jsonl", "".join(json.dumps(failure) + "\n" for failure in failures)
-    )
+    try:
+        write_text(
+            output / "failures.jsonl", "".join(json.dumps(failure) + "\n" for failure in failures)
+        )
+    except NotWritten as error:
+        stopped = stopped or error
+    if stopped is not None:  # the disk: what is there is kept, and the same command goes on
+        raise stopped
     console.print(
         f"{len(videos) - len(failures)} of {len(videos)} videos in {output}, "
         f"{len(videos) - len(todo)} of them from before; {len(failures)} skipped"
@@ -123,11 +135,3 @@ def _is_done(path: Path, weights: str, sentences: list[str]) -> bool:
         return bool(found["weights_sha256"] == weights and asked == sentences)
     except (InputError, KeyError, TypeError):  # absent, or not a file of ours: do it
         return False
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that appears complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -23,6 +23,7 @@ from rich.table import Table
 
 from data_pipeline.annotations import Annotation
 from data_pipeline.features.shards import FeatureSet
+from data_pipeline.output import check_file, writing
 from data_pipeline.storage import Location
 from trainer.cli import command, parse_config, terminal
 from trainer.config import Config
@@ -67,6 +68,7 @@ class ProfileConfig(Config):
 def main(args: list[str] | None = None) -> None:
     """Train for some steps under the profiler and print where they went."""
     config = parse_config(ProfileConfig, args, __doc__)
+    check_file(config.trace)
     import torch
     from accelerate.utils import set_seed
     from torch.profiler import profile, schedule
@@ -126,8 +128,9 @@ def main(args: list[str] | None = None) -> None:
     )
     CONSOLE.print(phase_table(list(profiler.events() or ()), steps))
     CONSOLE.print(operator_table(list(profiler.key_averages()), steps, config.operators))
-    config.trace.parent.mkdir(parents=True, exist_ok=True)
-    profiler.export_chrome_trace(str(config.trace))
+    with writing(config.trace):
+        config.trace.parent.mkdir(parents=True, exist_ok=True)
+        profiler.export_chrome_trace(str(config.trace))
     CONSOLE.print(f"trace: {config.trace}")
 
 

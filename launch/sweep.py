@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import InputError
+from data_pipeline.output import check_folder, make_folder, write_text
 from data_pipeline.untrusted import read_json, reading
 from launch import compare
 from launch.mlflow_runs import Store
@@ -57,6 +58,7 @@ def main(args: list[str] | None = None) -> int:
     }
     # A setting that the trainer would refuse is told once, before anything is trained.
     configs = [parse_config(Config, line) for line in flags.values()]
+    check_folder(folder)
     parent = open_parent(plan, folder) if configs[0].tracking.mlflow else None
     from data_pipeline.extraction.ray_session import ray_session
 
@@ -108,10 +110,7 @@ def open_parent(plan: Plan, folder: Path) -> str:
         with reading(state, "remove it: the sweep then gets a new run in MLflow"):
             return str(read_json(state)["mlflow_run"])
     parent = Store().create(plan.name, plan.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / ".sweep.json.tmp"
-    temporary.write_text(json.dumps({"mlflow_run": parent}), encoding="utf-8")
-    temporary.replace(state)
+    write_text(state, json.dumps({"mlflow_run": parent}))
     return parent
 
 
@@ -131,7 +130,7 @@ def train_all(
             CONSOLE.print(f"finished before: {name}", highlight=False)
             continue
         log = (folder / "logs" / f"{name}.log").absolute()
-        log.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(log.parent)
         running[remote.remote(line, environment, os.getcwd(), str(log))] = (name, log)
     failed: dict[str, str] = {}
     while running:

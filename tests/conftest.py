@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -171,6 +172,30 @@ def store(empty_store, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.chdir(tmp_path)  # where MLflow puts the files of an sqlite store
     return mlflow.MlflowClient(uri)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """The folder of an empty disk of sixteen megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "none", folder]
+    if os.getuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root, where it may mount, has a small disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture
+def fill(small_disk: Path) -> Callable[[], Path]:
+    """Takes what room there is on the small disk, but for a few kilobytes; the file to remove."""
+
+    def filler() -> Path:
+        path = small_disk / "filler"
+        path.write_bytes(bytes(shutil.disk_usage(small_disk).free - 8192))
+        return path
+
+    return filler
 
 
 @pytest.fixture(scope="module")

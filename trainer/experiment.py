@@ -1,12 +1,15 @@
 """What does an experiment do, from its first step to its report? A function for each part."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from rich.text import Text
 
 from data_pipeline.errors import InputError
+from data_pipeline.output import NotWritten, write_text
 from model.objective.losses import Criterion
 from trainer.cli import dump_config, terminal
 from trainer.config import Config, experiment
@@ -35,14 +38,17 @@ def carry_out(config: Config) -> int:
         run = resume(config, accelerator, data, stop, CONSOLE)
         status: End = "FAILED"
         try:
-            train(run)
-            finish(run, CONSOLE)
+            with stopping_where_nothing_can_be_written(run):
+                train(run)
+                finish(run, CONSOLE)
+                run.checkpoints.wait()
             status = "FINISHED"
             return 0
         except Stopped as stopped:
             status = "KILLED"
-            run.save()
-            run.checkpoints.wait()
+            with stopping_where_nothing_can_be_written(run):
+                run.save()
+                run.checkpoints.wait()
             accelerator.print(f"{stopped}: stopped after step {run.state.step}, which is saved")
             return stopped.status
         except KeyboardInterrupt:
@@ -71,12 +77,21 @@ def start(config: Config) -> Accelerator:
         CONSOLE.print(Text.assemble((config.name, "bold"), f" in {folder}"))
         CONSOLE.print(describe(config, accelerator))
     if not same_as_saved(config) and accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / ".config.yaml.tmp"
-        temporary.write_text(dump_config(config))
-        temporary.replace(folder / "config.yaml")
+        write_text(folder / "config.yaml", dump_config(config))
     accelerator.wait_for_everyone()
     return accelerator
+
+
+@contextmanager
+def stopping_where_nothing_can_be_written(run: Run) -> Iterator[None]:
+    """What a full disk, or one that became read-only, costs: the line says so."""
+    try:
+        yield
+    except NotWritten as error:
+        kept = run.checkpoints.last or "the beginning, as there is no checkpoint yet"
+        raise NotWritten(
+            f"{error}; training stopped at step {run.state.step} and goes on from {kept}"
+        ) from error
 
 
 def same_as_saved(config: Config) -> bool:

@@ -111,7 +111,7 @@ def _on_disk(video: Location) -> Iterator[Path]:
     if video.local:
         yield video.local
         return
-    with tempfile.NamedTemporaryFile(suffix=f"-{video.name}") as copy:
+    with tempfile.NamedTemporaryFile(suffix=f"-{video.name[-40:]}") as copy:
         with video.open() as stored:
             shutil.copyfileobj(stored, copy, PART)
         copy.flush()

@@ -27,10 +27,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from data_pipeline.annotations import write_annotations
 from data_pipeline.errors import InputError
+from data_pipeline.output import make_folder, whole, write_text
 from data_pipeline.quickstart.footage import film, source_folder
 from data_pipeline.quickstart.kinds import Drawn
 from data_pipeline.quickstart.plan import CLIP_SECONDS, Split, VideoPlan, plan_video
 from data_pipeline.quickstart.scenes import draw
+from data_pipeline.storage import Location, remove_temporary
 from data_pipeline.untrusted import read_json
 
 VERSION = 4
@@ -94,6 +96,8 @@ def generate(
     _claim(output, {"version": VERSION, "seed": seed, "videos": videos, "size": list(size)})
     plans = plan(videos, seed)
     folder = output / "videos"
+    for place in (output, folder):
+        remove_temporary(Location(place))
     missing = [video for video in plans if not _video_path(folder, video).exists()]
     _write_videos(missing, folder, size, workers or _available_cores(), progress)
     queries: dict[str, int] = {}
@@ -117,10 +121,8 @@ def _claim(output: Path, made_from: dict[str, Any]) -> None:
             raise InputError(
                 f"{output}: has a folder 'videos' but no dataset.json; choose another folder"
             )
-        (output / "videos").mkdir(parents=True)
-        temporary = manifest.with_name(".dataset.json.tmp")
-        temporary.write_text(json.dumps(made_from, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(manifest)
+        make_folder(output / "videos")
+        write_text(manifest, json.dumps(made_from, indent=2) + "\n")
         return
     if found != made_from:
         raise InputError(
@@ -197,8 +199,7 @@ def _start_worker() -> None:
 def _write_video(video: VideoPlan, folder: Path, size: tuple[int, int]) -> None:
     """Render and encode one video; it appears complete or not at all."""
     path = _video_path(folder, video)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with av.open(str(temporary), "w", format="mp4") as container:
+    with whole(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         # One thread and no B-frames: the same bytes every time, and the duration is exact.
         options = {"preset": "ultrafast", "crf": "23", "threads": "1", "bf": "0", "g": "24"}
         stream = container.add_stream("libx264", rate=FRAME_RATE, options=options)
@@ -207,4 +208,3 @@ def _write_video(video: VideoPlan, folder: Path, size: tuple[int, int]) -> None:
         for pixels in render(video, size):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode(None))
-    temporary.replace(path)

@@ -11,10 +11,13 @@ one of them is killed. Nothing is synced: bytes that a power cut spoilt fail the
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 from pathlib import Path
 
-from data_pipeline.output import TEMPORARY
+from data_pipeline.output import TEMPORARY, make_folder
+
+LOG = logging.getLogger(__name__)
 
 KEPT = 0.8
 """Part of the limit that is left when files are evicted, so that this happens seldom."""
@@ -25,7 +28,8 @@ class Cache:
 
     def __init__(self, folder: Path, limit: int) -> None:
         self._folder, self._limit = folder, limit
-        folder.mkdir(parents=True, exist_ok=True)
+        self._broken = False
+        make_folder(folder)
 
     def get(self, name: str) -> bytes | None:
         """The bytes of this name, None if they are not here."""
@@ -40,8 +44,19 @@ class Cache:
     def put(self, name: str, data: bytes) -> None:
         """Keep bytes, unless they alone exceed the limit."""
         path = self._path(name)
-        if len(data) > self._limit:
+        if len(data) > self._limit or self._broken:
             return
+        try:
+            self._put(path, data)
+        except OSError as error:  # it is there to save time: what it lacks is read from the store
+            self._broken = True
+            LOG.warning(
+                "%s: nothing more is kept here: %s; make room, or lower data.reading.cache_gb",
+                self._folder,
+                error.strerror,
+            )
+
+    def _put(self, path: Path, data: bytes) -> None:
         path.parent.mkdir(exist_ok=True)
         accounts = os.open(self._folder / "size", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -54,8 +69,11 @@ class Cache:
             # Counted before it is there: a kill in between errs to the safe side.
             os.pwrite(accounts, b"%020d" % (held + len(data)), 0)
             temporary = path.with_suffix(TEMPORARY)
-            temporary.write_bytes(data)
-            temporary.replace(path)
+            try:
+                temporary.write_bytes(data)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
         finally:
             os.close(accounts)  # and with it the lock
 

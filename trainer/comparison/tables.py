@@ -4,6 +4,7 @@ import csv
 import io
 from pathlib import Path
 
+from data_pipeline.output import write_text
 from trainer.comparison.compare import Comparison, Figure, Group
 from trainer.metrics.bootstrap import LEVEL
 from trainer.pictures.pages import signed
@@ -21,9 +22,7 @@ def write_tables(comparison: Comparison, folder: Path) -> list[Path]:
     paths = []
     for suffix, table in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
         path = folder / f"comparison.{suffix}"
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(table(comparison), encoding="utf-8", newline="")
-        temporary.replace(path)
+        write_text(path, table(comparison))
         paths.append(path)
     return paths
 

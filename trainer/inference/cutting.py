@@ -9,7 +9,8 @@ from typing import Any, Literal
 import av
 import numpy as np
 
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, told
+from data_pipeline.output import DISK, fault, whole
 
 TOLERANCE = 0.25  # seconds that a copied clip may begin before or after what was asked
 COPYABLE = frozenset(  # into mp4
@@ -31,30 +32,31 @@ def cut(
     A stream can only be copied from a key frame on. If one lies within `tolerance` seconds of
     `start` and all is coded by one of `codecs`, packets are copied, which is fast and loses
     nothing; otherwise the part is decoded and encoded as H.264 and AAC, exact to the frame. Raises
-    InputError for a file that cannot be read or a part without frames. The file appears complete or
-    not at all.
+    InputError for a file that cannot be read or a part without frames, NotWritten where `output`
+    cannot be. The file appears complete or not at all.
     """
-    temporary = output.with_name(f".{output.name}.tmp")
-    try:
-        how: Literal["copied", "encoded"] = "copied"
-        key = _key_frame_near(video, start, tolerance, codecs)
-        frames = 0
-        if key is not None:
-            with _opened_at(video, key) as source, _mp4(temporary) as sink:
-                frames = _copy(source, sink, key, end)
-        if not frames:
-            how = "encoded"
-            with _opened_at(video, start) as source, _mp4(temporary) as sink:
-                frames = _encode(source, sink, start, end)
+    with whole(output) as temporary:
+        try:
+            how: Literal["copied", "encoded"] = "copied"
+            key = _key_frame_near(video, start, tolerance, codecs)
+            frames = 0
+            if key is not None:
+                with _opened_at(video, key) as source, _mp4(temporary) as sink:
+                    frames = _copy(source, sink, key, end)
+            if not frames:
+                how = "encoded"
+                with _opened_at(video, start) as source, _mp4(temporary) as sink:
+                    frames = _encode(source, sink, start, end)
+        except InputError:
+            raise
+        except Exception as error:  # whatever a damaged video trips, here and in the libraries
+            if isinstance(error, OSError) and error.errno in DISK:
+                raise fault(output, error) from error
+            raise InputError(
+                f"{video}: cannot be cut from {start:.2f} s to {end:.2f} s ({told(error)})"
+            ) from error
         if not frames:
             raise InputError(f"{video}: shows no frame between {start:.2f} s and {end:.2f} s")
-        temporary.replace(output)
-    except (av.FFmpegError, OSError) as error:
-        raise InputError(
-            f"{video}: cannot be cut from {start:.2f} s to {end:.2f} s ({error.strerror})"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return how
 
 

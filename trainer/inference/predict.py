@@ -18,6 +18,7 @@ from torch import Tensor
 
 from data_pipeline.errors import InputError
 from data_pipeline.extraction.encoding import FeatureEncoder, VideoFeatures
+from data_pipeline.output import write_text
 from model.sdst.sdst import SDST
 from trainer.cli import dump_config
 from trainer.inference.decode import decode
@@ -113,11 +114,8 @@ class Grounder:
         pointed to the same weights on another machine.
         """
         checkpoints.export(Path(folder), self.model, dump_config(self.export))
-        temporary = Path(folder) / f".{CARD}.tmp"
-        temporary.write_text(
-            self.card or model_card(Path(folder).resolve().name, self.export, None)
-        )
-        temporary.replace(Path(folder) / CARD)
+        card = self.card or model_card(Path(folder).resolve().name, self.export, None)
+        write_text(Path(folder) / CARD, card)
         return Path(folder)
 
     def encode(

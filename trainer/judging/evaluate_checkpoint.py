@@ -15,6 +15,7 @@ from rich.console import Console
 
 from data_pipeline.annotations import Annotation
 from data_pipeline.errors import InputError
+from data_pipeline.output import check_folder
 from data_pipeline.stream.stream import PairStream
 from model.config import SDSTConfig
 from model.sdst.sdst import SDST
@@ -53,10 +54,13 @@ def evaluate_checkpoint(config: Config, checkpoint: Path, dump: bool) -> None:
             f"a submission holds the splits {' and '.join(MEMBERS)}, the configuration has "
             f"{', '.join(splits)}; set data.selection and data.report"
         )
+    folder = config.folder / "evaluation"
+    if accelerator.is_main_process:
+        for name in splits:
+            check_folder(folder / name)
     model = SDST(config.model)
     checkpoints.load_weights(weights, model)
     model.to(accelerator.device)
-    folder = config.folder / "evaluation"
     predicted: dict[str, tuple[Rows, list[Annotation]]] = {}
     for name, split in splits.items():
         rows, annotations = predict_split(
@@ -175,7 +179,6 @@ def _score(
         "baselines": {"whole video": score(whole, annotations, config.eval.dataset).summary},
         "provenance": origin,
     }
-    folder.mkdir(parents=True, exist_ok=True)
     write_result(folder, result)
     print_result(result, console)
 
@@ -184,6 +187,5 @@ def _dump(path: Path, rows: Rows, annotations: Sequence[Annotation], console: Co
     """Write predictions.jsonl, judged as strictly as a submission but for the saliency."""
     for fault in submission_faults(list(enumerate(rows, start=1)), annotations, highlights=False):
         raise InputError(f"{path}:{fault.place}: {fault.message}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_predictions(path, rows)
     console.print(f"predictions {path}", soft_wrap=True)

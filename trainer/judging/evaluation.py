@@ -11,6 +11,7 @@ from torch import nn
 
 from data_pipeline.annotations import Annotation
 from data_pipeline.errors import InputError
+from data_pipeline.output import whole
 from data_pipeline.stream.batches import PairBatch
 from trainer.config import PostprocessConfig
 from trainer.inference.decode import decode, highlight_scores, prediction_row
@@ -83,7 +84,5 @@ def selection_value(summary: Mapping[str, float], metrics: Sequence[str]) -> flo
 
 def write_predictions(path: Path, rows: Sequence[dict[str, object]]) -> None:
     """Write rows as JSONL; the file appears complete or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
+    with whole(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
-    temporary.replace(path)

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from data_pipeline.annotations import Annotation, write_annotations
 from data_pipeline.features.shards import FeatureSet
+from data_pipeline.output import write_text
 from data_pipeline.stream.stream import PairStream
 from model.sdst.sdst import SDST
 from trainer.cli import dump_config
@@ -42,9 +43,7 @@ def export(config: Config, features: FeatureSet, model: SDST) -> None:
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
     """Write metrics.json, which makes a run a finished one."""
-    temporary = folder / ".metrics.json.tmp"
-    temporary.write_text(json.dumps(result, indent=2))
-    temporary.replace(folder / "metrics.json")
+    write_text(folder / "metrics.json", json.dumps(result, indent=2))
 
 
 def write_queries(folder: Path, annotations: Sequence[Annotation], evaluation: Evaluation) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from data_pipeline.annotations import Annotation
 from data_pipeline.errors import InputError
+from data_pipeline.output import whole, write_bytes
 from data_pipeline.untrusted import parse_json
 from trainer.metrics.figures import RATED_CLIP
 from trainer.metrics.rows import SCORES, WINDOWS, Fault, Row, faults, row_fault
@@ -46,18 +47,16 @@ def write_submission(
         for fault in submission_faults(list(enumerate(rows, start=1)), annotations):
             raise InputError(str(FileFault(MEMBERS[split], fault.place, fault.message)))
         texts[MEMBERS[split]] = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        temporary = folder / f".{name}.tmp"
-        temporary.write_bytes(text)
-        temporary.replace(folder / name)
+        write_bytes(folder / name, text)
     path = folder / "submission.zip"
-    temporary = folder / f".{path.name}.tmp"
-    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+    with (
+        whole(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
         for name, text in texts.items():
             # A fixed time stamp (zip's earliest), which is ZipInfo's default.
             archive.writestr(zipfile.ZipInfo(name), text, zipfile.ZIP_DEFLATED)
-    temporary.replace(path)
     return path
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.output import write_text
 from data_pipeline.untrusted import read_json, reading
 from trainer.metrics.evaluation import Evaluation
 
@@ -30,9 +31,7 @@ def write_evaluation(path: Path, evaluation: Evaluation) -> None:
         "domains": evaluation.domains,
         "per_query": columns,
     }
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(record, allow_nan=False), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(record, allow_nan=False))
 
 
 def read_evaluation(path: Path) -> Evaluation:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.annotations import HIGHLIGHT_CLIP, Annotation
-from data_pipeline.errors import InputError
-from data_pipeline.untrusted import iter_rows, reading
+from data_pipeline.errors import InputError, told
+from data_pipeline.untrusted import iter_rows, plain_name, reading
 from trainer.pictures.charts import UNSEEN, Chart, finish, pointer, table
 from trainer.pictures.thumbnails import data_uri, film_strip
 from trainer.pictures.timeline import (
@@ -81,8 +81,8 @@ def draw_example(rank: int, pair: Pair, videos: Path | None) -> dict[str, Any]:
             for image in film_strip(find_video(videos, pair.annotation.vid), line.duration)
         ]
         fault = None
-    except InputError as error:
-        strip, fault = [], str(error)
+    except Exception as error:  # an odd video costs its own pictures, not the page
+        strip, fault = [], told(error)
     return {
         "rank": rank + 1,
         "iou": pair.iou,
@@ -197,6 +197,7 @@ def find_video(videos: Path | None, vid: str) -> Path:
     """The file of a video in the folder `videos`; InputError where there is none."""
     if videos is None:
         raise InputError("the run names no folder of videos")
+    plain_name(vid, "a video", videos, folders=True)
     for suffix in VIDEO_SUFFIXES:
         if (videos / f"{vid}{suffix}").is_file():
             return videos / f"{vid}{suffix}"

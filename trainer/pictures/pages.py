@@ -9,15 +9,14 @@ from typing import Any
 
 import jinja2
 
+from data_pipeline.output import write_text
 from trainer.pictures.charts import library
 from trainer.pictures.timeline import clock
 
 
 def write_page(template: str, path: Path, **values: Any) -> Path:
     """Fill `templates/<template>`; the page appears at `path` complete or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(fill(template, **values), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, fill(template, **values))
     return path
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL.Image import Image
 
+from data_pipeline.output import write_bytes
 from trainer.pictures.charts import specify, table
 from trainer.pictures.thumbnails import data_uri
 from trainer.pictures.timeline import Timeline, clock, clock_ticks
@@ -66,9 +67,7 @@ def draw_timelines(
         rows += [picture.saliency(timeline), picture.windows(timeline.windows[:shown])]
     rows.append(picture.clock())
     specification = specify(alt.vconcat(*rows, spacing=8), picture.tables)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(vl_convert.vegalite_to_png(specification, scale=SCALE, config=CONFIG))
-    temporary.replace(path)
+    write_bytes(path, vl_convert.vegalite_to_png(specification, scale=SCALE, config=CONFIG))
 
 
 @dataclass

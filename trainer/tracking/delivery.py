@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from data_pipeline.output import write_text
 from trainer.tracking.run_files import parse_record
 from trainer.tracking.tracking import UNDELIVERED, RunRecord, Status, mend, redact, store_uri
 
@@ -111,9 +112,7 @@ class Delivery:
         for first in range(0, len(missing), PARAMETERS_PER_CALL):
             some = missing[first : first + PARAMETERS_PER_CALL]
             client.log_batch(self._run, params=some)
-        temporary = self._folder / ".mlflow_run.tmp"
-        temporary.write_text(self._run)
-        temporary.replace(self._folder / "mlflow_run")
+        write_text(self._folder / "mlflow_run", self._run)
 
     def _pending(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Whole records behind the offset, each with the offset behind it."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from data_pipeline.errors import InputError
+from data_pipeline.output import NotWritten, write_bytes, write_text, writing
 from data_pipeline.untrusted import read_json, reading, shown
 from trainer.config import TrackingConfig
 from trainer.tracking.run_files import parse_record
@@ -91,9 +92,7 @@ class RunRecord:
 
     def write(self, folder: Path) -> None:
         """Write it; the file appears complete or not at all."""
-        temporary = folder / ".tracking.json.tmp"
-        temporary.write_text(json.dumps(dataclasses.asdict(self), indent=2))
-        temporary.replace(folder / "tracking.json")
+        write_text(folder / "tracking.json", json.dumps(dataclasses.asdict(self), indent=2))
 
 
 class Tracker:
@@ -126,7 +125,9 @@ class Tracker:
         self._record.status, self._record.ended = "RUNNING", None
         self._record.write(folder)
         self._written = keep_until(folder / "metrics.jsonl", step)
-        self._file = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed in close
+        self._path = folder / "metrics.jsonl"
+        with writing(self._path):
+            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - closed in close
         self._delivery = start_delivery(folder) if config.mlflow else None
 
     @property
@@ -144,8 +145,9 @@ class Tracker:
             return
         self._written.add((kind, step))
         record = {"kind": kind, "step": step, "epoch": epoch, "time": time.time(), **numbers}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
 
     def artifact(self, name: str) -> None:
         """Keep a file of the run's folder, one of `KEPT`, with the run."""
@@ -159,9 +161,13 @@ class Tracker:
         What did not arrive is counted in one line, and delivered by the next start of the run or by
         `python -m launch.track`.
         """
-        self._file.close()
         self._record.status, self._record.ended = status, time.time()
-        self._record.write(self._folder)
+        try:
+            with writing(self._path):
+                self._file.close()
+            self._record.write(self._folder)
+        except NotWritten as error:  # the run ends by what it did, not by what is told of it
+            LOG.warning("%s", error)
         if self._delivery is None:
             return
         wait = min(self._close_wait, KILLED_WAIT) if status == "KILLED" else self._close_wait
@@ -215,9 +221,7 @@ def keep_until(path: Path, step: int) -> set[tuple[str, int]]:
             kept.append(line)
             places.add((record["kind"], record["step"]))
     if len(kept) < len(lines):
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_bytes(b"".join(kept))
-        temporary.replace(path)
+        write_bytes(path, b"".join(kept))
     return places
 
 

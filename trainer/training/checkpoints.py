@@ -21,10 +21,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from data_pipeline.errors import InputError
+from data_pipeline.output import NotWritten, fault, write_tensors, write_text
 from data_pipeline.untrusted import plain_name, read_json, reading
 from trainer.config import CheckpointConfig
 from trainer.training.sharding import Learner, Tensors
@@ -71,6 +72,7 @@ class Checkpoints:
     """The checkpoints of one run, as all ranks save them; only the main process writes.
 
     `resolved` is the configuration to keep in them, `begun` the name of the one that was read.
+    `last` is the name of the newest one that is on disk, None where there is none;
     `write_seconds` is how long writing took that ended last, beside the training.
     """
 
@@ -78,7 +80,7 @@ class Checkpoints:
         self, folder: Path, config: CheckpointConfig, resolved: str, main: bool, begun: str | None
     ) -> None:
         self._folder, self._config, self._resolved, self._main = folder, config, resolved, main
-        self._last = begun
+        self._last = self.last = begun
         self.write_seconds = 0.0
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
@@ -113,18 +115,19 @@ class Checkpoints:
         if self._thread:
             self._thread.join()
             self._thread = None
-        if self._failure:
-            raise self._failure
+        if failure := self._failure:
+            self._failure = None  # told once
+            raise failure
 
     def _write(self, weights: Tensors, states: Tensors, state: State) -> None:
         begin = time.perf_counter()
+        target = self._folder / state.folder
+        temporary = self._folder / f".{target.name}.tmp"
         try:
-            target = self._folder / state.folder
-            temporary = self._folder / f".{target.name}.tmp"
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-            save_file(weights, temporary / WEIGHTS)
-            save_file(states, temporary / STATES)
+            write_tensors(temporary / WEIGHTS, weights)
+            write_tensors(temporary / STATES, states)
             (temporary / STATE).write_text(json.dumps(dataclasses.asdict(state), indent=2))
             (temporary / CONFIG).write_text(self._resolved)
             hashes = {path.name: _hash(path) for path in sorted(temporary.iterdir())}
@@ -134,8 +137,11 @@ class Checkpoints:
             _point(self._folder / "latest", target.name)
             self._prune(state)
             self.write_seconds = time.perf_counter() - begin
+            self.last = target.name
         except Exception as error:  # the thread cannot raise; `wait` does
-            self._failure = error
+            shutil.rmtree(temporary, ignore_errors=True)
+            cause = error.__cause__ if isinstance(error, NotWritten) else error
+            self._failure = fault(target, cause) if isinstance(cause, OSError) else error
 
     def _prune(self, state: State) -> None:
         best = f"step_{state.best_step:08d}_evaluated"
@@ -212,14 +218,8 @@ def export(folder: Path, model: nn.Module, config: str) -> None:
 
     The weights come last: a folder with weights has its configuration.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("config.yaml", "model.safetensors"):
-        temporary = folder / f".{name}.tmp"
-        if name == "config.yaml":
-            temporary.write_text(config)
-        else:
-            save_file(_weights(model), temporary)
-        temporary.replace(folder / name)
+    write_text(folder / "config.yaml", config)
+    write_tensors(folder / "model.safetensors", _weights(model))
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:

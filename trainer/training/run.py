@@ -78,9 +78,11 @@ class Run:
 
     def close(self, status: End) -> None:
         """Leave the run's folder and its records whole."""
-        self.checkpoints.wait()
-        if self.tracker:
-            self.tracker.close(status)
+        try:
+            self.checkpoints.wait()
+        finally:
+            if self.tracker:
+                self.tracker.close(status)
 
 
 def resume(

@@ -66,6 +66,39 @@ def test_a_signal_ends_the_run_between_two_steps_and_loses_none(
     assert final(runs, "stopped") == final(runs, "whole")
 
 
+def left_over(folder):
+    return [path for path in folder.rglob("*") if ".tmp" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("step", "unwritten", "told"),
+    [
+        (5, "model/model.safetensors", "step 6 and goes on from step_00000004"),
+        (0, "checkpoints/step_00000002", "step 4 and goes on from the beginning"),
+    ],
+)
+def test_a_full_disk_ends_training_with_one_line_and_room_lets_it_go_on(
+    command, tmp_path, small_disk, fill, at_step, monkeypatch, capsys, step, unwritten, told
+):
+    assert main(command(name="whole", **FEW)) == 0
+    flags = command(name="full", runs=small_disk, **FEW)
+    with monkeypatch.context():
+        at_step(step, lambda _: fill())
+        capsys.readouterr()
+        assert main(flags) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(
+        f"error: {small_disk}/full/{unwritten}: cannot be written: No space left on device; make "
+        f"room, then run the same command again; training stopped at {told}"
+    )
+    assert not left_over(small_disk)
+    monkeypatch.undo()
+    (small_disk / "filler").unlink()
+    assert main(flags) == 0
+    runs = tmp_path / "runs"
+    assert final(small_disk, "full") == final(runs, "whole")
+
+
 def test_a_checkpoint_between_epochs_is_where_a_crashed_run_goes_on(
     command, tmp_path, at_step, monkeypatch, capsys
 ):
