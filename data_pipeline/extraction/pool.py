@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeAlias
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from data_pipeline.errors import InputError
 from data_pipeline.extraction.plan import PlannedSentences, PlannedShard
 from data_pipeline.extraction.ray_cluster import ClusterLostError
 from data_pipeline.features.writing import Failure
@@ -184,6 +185,8 @@ class WorkerPool:
 
 
 def cause_of(error: RayTaskError) -> Exception:
-    """What an actor raised, with its trace."""
+    """What an actor raised, with its trace; a fault of the user's is the line that it is."""
+    if isinstance(error.cause, InputError):
+        return error.cause
     cause: Exception = error.as_instanceof_cause()  # type: ignore[no-untyped-call]
     return cause

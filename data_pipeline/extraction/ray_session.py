@@ -4,9 +4,10 @@ import logging
 import os
 import re
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import ray
@@ -17,6 +18,9 @@ from data_pipeline.extraction.ray_cluster import Watch, await_cluster
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Shared memory of a local Ray for each processor: a decoder's pieces on their way, twice over."""
+
+LONGEST_FOLDER = 36
+"""Bytes of a folder whose path leaves enough for the names of Ray's sockets."""
 
 STARTS = 4
 """Times to try: Ray takes itself for failed when it has not started after half a minute."""
@@ -54,25 +58,26 @@ def ray_session(cpus: int | None = None) -> Iterator[Watch]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # One failure is told once: what other actors die of in the meantime adds nothing.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-    if address := os.environ.get("RAY_ADDRESS"):
-        _connect(address)
-    else:
-        # Workers of a local Ray inherit the environment: so they find a checkout's packages too.
-        root = str(Path(__file__).resolve().parents[2])
-        known = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = os.pathsep.join([root, known] if known else [root])
-        for name, value in WORKER_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        _start(cpus)
-    if threading.current_thread() is threading.main_thread():
-        # Ray's own handler ends its processes under a driver that still talks to them, which
-        # aborts; a job that unwinds ends them itself, below.
-        signal.signal(signal.SIGTERM, terminate)
-    with _watch() as watch:
-        try:
-            yield watch
-        finally:
-            ray.shutdown()  # watched too: it may wait for what is lost
+    with ExitStack() as stack:
+        if address := os.environ.get("RAY_ADDRESS"):
+            _connect(address)
+        else:
+            # Workers of a local Ray inherit the environment: so they find a checkout's packages.
+            root = str(Path(__file__).resolve().parents[2])
+            known = os.environ.get("PYTHONPATH")
+            os.environ["PYTHONPATH"] = os.pathsep.join([root, known] if known else [root])
+            for name, value in WORKER_ENVIRONMENT.items():
+                os.environ.setdefault(name, value)
+            _start(cpus, stack.enter_context(_folder()))
+        if threading.current_thread() is threading.main_thread():
+            # Ray's own handler ends its processes under a driver that still talks to them, which
+            # aborts; a job that unwinds ends them itself, below.
+            signal.signal(signal.SIGTERM, terminate)
+        with _watch() as watch:
+            try:
+                yield watch
+            finally:
+                ray.shutdown()  # watched too: it may wait for what is lost
 
 
 def _watch() -> AbstractContextManager[Watch]:
@@ -93,8 +98,37 @@ def _connect(address: str) -> None:
         raise InputError(f"RAY_ADDRESS: cannot join the Ray at {address}: {cause}") from error
 
 
-def _start(cpus: int | None) -> None:
-    """Start a Ray of our own on this machine."""
+@contextmanager
+def _folder() -> Iterator[str | None]:
+    """Where a local Ray may write: None for where it would, a short name where that is too long.
+
+    Its sockets lie there, and a socket's path has 107 bytes; temporary folders of schedulers and of
+    CI leave too few of them. Raises InputError if RAY_TMPDIR itself is such a folder.
+    """
+    named = os.environ.get("RAY_TMPDIR")
+    if len(os.fsencode(named or os.environ.get("TMPDIR", "/tmp"))) <= LONGEST_FOLDER:
+        yield None
+    elif named:
+        raise InputError(
+            f"RAY_TMPDIR={named}: too long a path for the sockets of Ray; name a folder of at most "
+            f"{LONGEST_FOLDER} letters"
+        )
+    else:
+        try:
+            folder = tempfile.TemporaryDirectory(
+                prefix="sdst-ray-", dir="/tmp", ignore_cleanup_errors=True
+            )
+        except OSError as error:
+            raise InputError(
+                f"TMPDIR: too long a path for the sockets of Ray, and /tmp cannot be used "
+                f"({error.strerror}); set RAY_TMPDIR to a path of at most {LONGEST_FOLDER} letters"
+            ) from error
+        with folder as name:
+            yield name
+
+
+def _start(cpus: int | None, folder: str | None) -> None:
+    """Start a Ray of our own on this machine, which writes into `folder`."""
     for attempt in range(1, STARTS + 1):
         try:
             ray.init(
@@ -104,8 +138,14 @@ def _start(cpus: int | None) -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 object_store_memory=OBJECT_STORE_BYTES * (cpus or os.cpu_count() or 1),
+                _temp_dir=folder,
             )
             return
+        except OSError as error:
+            raise InputError(
+                f"Ray cannot start here: {' '.join(str(error).split())}; RAY_TMPDIR names the "
+                "folder that it writes into"
+            ) from error
         except Exception as error:  # Ray has no class of its own for this
             if "timed out during startup" not in str(error) or attempt == STARTS:
                 raise

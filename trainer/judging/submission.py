@@ -1,22 +1,29 @@
 """Files that an evaluation server takes: how they are written, and what is wrong with one."""
 
+import io
 import json
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.annotations import Annotation
 from data_pipeline.errors import InputError
 from data_pipeline.output import whole, write_bytes
-from data_pipeline.untrusted import parse_json
+from data_pipeline.packed import open_zip, read_member
+from data_pipeline.untrusted import SHOWN, parse_json, read_bytes, shown
 from trainer.metrics.figures import RATED_CLIP
 from trainer.metrics.rows import SCORES, WINDOWS, Fault, Row, faults, row_fault
 
 MEMBERS = {"val": "hl_val_submission.jsonl", "test": "hl_test_submission.jsonl"}
 """What QVHighlights' server expects in the zip, by split, without a folder around it."""
+
+
+MAX_FILE, MAX_ROWS, MAX_LINE = 64 << 20, 100_000, 1 << 20
+"""Bytes and lines of a file that is judged, and bytes of a line: some fifty times what is usual."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,7 @@ def _row_faults(row: Row, annotation: Annotation | None, highlights: bool) -> It
         if not isinstance(row.get(key), str):
             yield f"{key!r} is missing or not a string"
         elif annotation is not None and row[key] != getattr(annotation, key):
-            yield f"{key!r} is {row[key]!r}, the annotation has {getattr(annotation, key)!r}"
+            yield f"{key!r} is {shown(row[key])}, the annotation has {getattr(annotation, key)!r}"
     windows = row.get(WINDOWS)
     if windows is None:
         yield f"{WINDOWS!r} is missing"
@@ -135,44 +142,63 @@ def check(
 
     Raises InputError if the file cannot be read at all.
     """
-    found: list[FileFault] = []
+    if path.suffix != ".zip":
+        return list(_file_faults(path.name, read_bytes(path, MAX_FILE), annotations, highlights))
     try:
-        if path.suffix != ".zip":
-            return list(_file_faults(path.name, path.read_bytes(), annotations, highlights))
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]
-            found.extend(_member_faults(path.name, names))
-            for name in names:
-                if Path(name).name in MEMBERS.values():
-                    label = f"{path.name}/{name}"
-                    found.extend(_file_faults(label, archive.read(name), annotations, highlights))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except zipfile.BadZipFile as error:
-        raise InputError(f"{path}: not a valid zip file ({error}); write it again") from error
+            # Of several of one name, which is a fault, the first is judged.
+            judged = {Path(name).name: name for name in reversed(names)}
+            texts = {
+                judged[name]: read_member(archive, judged[name], MAX_FILE)
+                for name in MEMBERS.values()
+                if name in judged
+            }
+    except InputError as error:
+        raise InputError(f"{error}; write the submission again") from error
+    found = list(_member_faults(path.name, names))
+    for name in sorted(texts, key=names.index):
+        found.extend(
+            _file_faults(f"{path.name}/{_told(name)}", texts[name], annotations, highlights)
+        )
     return found
 
 
+def _told(name: str) -> str:
+    """A name in a zip, as it is where that is fit to be shown."""
+    return name if name.isprintable() and len(name) <= SHOWN else shown(name)
+
+
 def _member_faults(archive: str, names: Sequence[str]) -> Iterator[FileFault]:
+    times = Counter(Path(name).name for name in names)
     for expected in MEMBERS.values():
         if expected not in names:
             inside = next((name for name in names if Path(name).name == expected), None)
             if inside is None:
                 yield FileFault(archive, None, f"{expected} is missing")
             else:
-                yield FileFault(archive, None, f"{inside} must lie at the top, not in a folder")
+                yield FileFault(
+                    archive, None, f"{_told(inside)} must lie at the top, not in a folder"
+                )
     for name in names:
         if Path(name).name not in MEMBERS.values():
-            yield FileFault(archive, None, f"{name} does not belong here; remove it")
-        elif names.count(name) > 1 or sum(Path(n).name == Path(name).name for n in names) > 1:
-            yield FileFault(archive, None, f"{name} is there more than once")
+            yield FileFault(archive, None, f"{_told(name)} does not belong here; remove it")
+        elif times[Path(name).name] > 1:
+            yield FileFault(archive, None, f"{_told(name)} is there more than once")
 
 
 def _file_faults(
     label: str, text: bytes, annotations: Sequence[Sequence[Annotation]], highlights: bool
 ) -> Iterator[FileFault]:
     rows: list[tuple[int, Any]] = []
-    for line, content in enumerate(text.splitlines(), start=1):
+    lines = io.BytesIO(text)
+    for line in count(1):
+        if not (content := lines.readline(MAX_LINE)):
+            break
+        if line > MAX_ROWS or len(content) == MAX_LINE:
+            most = f"{MAX_ROWS} lines" if line > MAX_ROWS else f"{MAX_LINE / 1e6:.0f} MB in a line"
+            yield FileFault(label, line, f"more than {most}; no submission has that many")
+            return
         try:
             if content.strip():
                 rows.append((line, parse_json(content, "row")))

@@ -9,7 +9,7 @@ from typing import Any
 
 from data_pipeline.annotations import Annotation
 from data_pipeline.errors import InputError
-from data_pipeline.untrusted import iter_rows
+from data_pipeline.untrusted import iter_rows, shown
 
 Row = dict[str, Any]
 
@@ -44,12 +44,12 @@ def row_fault(row: Any) -> str | None:
             return f"{WINDOWS!r} is not a list"
         for window in windows:
             if not isinstance(window, list | tuple):
-                return f"{WINDOWS!r} holds {window!r}, not [start, end, score]"
+                return f"{WINDOWS!r} holds {shown(window)}, not [start, end, score]"
             if len(window) != 3:
                 missing = " (its score is missing)" if len(window) == 2 else ""
-                return f"{WINDOWS!r} holds {list(window)!r}, not [start, end, score]{missing}"
+                return f"{WINDOWS!r} holds {shown(window)}, not [start, end, score]{missing}"
             if not _finite(window):
-                return f"{WINDOWS!r} holds {list(window)!r}: only finite numbers count"
+                return f"{WINDOWS!r} holds {shown(window)}: only finite numbers count"
     if scores is not None:
         if not isinstance(scores, list | tuple):
             return f"{SCORES!r} is not a list"
@@ -92,10 +92,12 @@ def faults(
             continue
         assert qid is not None
         if qid in seen:
-            yield Fault(place, f"qid {qid!r} occurs twice (first at {seen[qid]})")
+            yield Fault(place, f"qid {shown(qid)} occurs twice (first at {seen[qid]})")
         seen.setdefault(qid, place)
         if known is not None and qid not in known:
-            yield Fault(place, f"qid {qid!r} is not in the annotations{_other_type(qid, known)}")
+            yield Fault(
+                place, f"qid {shown(qid)} is not in the annotations{_other_type(qid, known)}"
+            )
         for key, places in lacking.items():
             if row.get(key) is None:
                 places.append(place)

@@ -8,8 +8,9 @@ import pytest
 
 pytest.importorskip("ray")
 
-from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, RayTaskError
 
+from data_pipeline.errors import InputError
 from data_pipeline.extraction import pool
 from data_pipeline.extraction.plan import PlannedSentences
 from data_pipeline.extraction.pool import MAX_STARTS, Seconds, ShardWorker, WorkerPool, Workers
@@ -55,3 +56,23 @@ def test_workers_that_cannot_start_end_the_job_with_their_cause(
         pytest.raises(RuntimeError, match=r"workers die while they start: .*crowded"),
     ):
         list(started.make([TASK]))
+
+
+def test_a_fault_of_the_users_that_a_worker_finds_comes_out_as_its_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fault = InputError("clips.tar: cannot be written: No space left on device; make room")
+    told = RayTaskError("make", "Traceback (most recent call last):\n  many lines", fault)
+    with (
+        start_with(monkeypatch, [told]) as started,
+        pytest.raises(InputError) as caught,
+    ):
+        list(started.make([TASK]))
+    assert str(caught.value) == str(fault)
+
+
+def test_a_fault_of_ours_in_a_worker_keeps_its_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = RayTaskError("make", "Traceback (most recent call last):\n  many lines", KeyError("x"))
+    with start_with(monkeypatch, [told]) as started, pytest.raises(KeyError) as caught:
+        list(started.make([TASK]))
+    assert "many lines" in str(caught.value)

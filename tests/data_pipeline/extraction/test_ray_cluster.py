@@ -1,5 +1,6 @@
 """A cluster that is not there, or is lost, is one line before long and never a wait without end."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -185,3 +186,55 @@ def test_a_job_whose_cluster_is_lost_ends_with_a_status_of_its_own_and_one_line(
 
     assert run_job(JobConfig(annotations=__file__, output="out"), work, None) == 1
     assert capsys.readouterr().err == "error: the cluster is lost\n"
+
+
+PROGRAM = """
+import os, sys
+import ray
+from data_pipeline.errors import InputError
+from data_pipeline.extraction.ray_session import ray_session
+
+@ray.remote
+def folder():
+    return ray._private.worker._global_node.get_temp_dir_path()
+
+try:
+    with ray_session(1):
+        name = ray.get(folder.remote())
+        assert os.path.isdir(name)
+    print(name, os.path.isdir(name))
+except InputError as error:
+    print(error)
+"""
+
+
+def start_with(**environment: str) -> str:
+    """What a program says that starts a Ray of its own and asks where that writes."""
+    root = str(Path(__file__).parents[3])
+    known = {k: v for k, v in os.environ.items() if k not in ("TMPDIR", "RAY_TMPDIR")}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env=known | {"PYTHONPATH": root} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.timeout(180)
+def test_a_long_temporary_folder_is_no_hindrance(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 75)
+    long.mkdir()
+    name, is_left = start_with(TMPDIR=str(long)).split()
+    assert name.startswith("/tmp/sdst-ray-")
+    assert is_left == "False"
+
+
+@pytest.mark.timeout(180)
+def test_a_folder_for_ray_that_is_too_long_is_one_line(tmp_path: Path) -> None:
+    long = str(tmp_path / ("x" * 75))
+    said = start_with(RAY_TMPDIR=long)
+    assert said.startswith(f"RAY_TMPDIR={long}: too long a path for the sockets of Ray; name a ")
+    assert "\n" not in said

@@ -152,9 +152,88 @@ def test_faults_in_a_zip_name_the_file_inside_it(tmp_path):
 
 def test_what_is_not_a_zip_or_not_there_is_named(tmp_path):
     (tmp_path / "s.zip").write_text("no")
-    with pytest.raises(InputError, match=r"s\.zip: not a valid zip"):
+    with pytest.raises(
+        InputError, match=r"s\.zip: damaged, or another kind of file .*; write the submission again"
+    ):
         check(tmp_path / "s.zip", ())
     with pytest.raises(InputError, match="cannot be read"):
         check(tmp_path / "absent.jsonl", ())
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00\n")
     assert "not UTF-8 text" in messages(tmp_path / "binary.jsonl", ())[0]
+
+
+def packed(path, text, name=MEMBERS["val"], method=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", method) as file, file.open(name, "w") as member:
+        for part in text if not isinstance(text, bytes) else [text]:
+            member.write(part)
+    return path
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("part", [b" ", b"\n", b"[],", b"[]\n"])
+def test_a_bomb_is_one_line_before_it_is_unpacked(tmp_path, part):
+    megabyte = part * (1_000_000 // len(part))
+    path = packed(tmp_path / "s.zip", (megabyte for _ in range(300)))
+    with pytest.raises(InputError, match=r"s\.zip/hl_val_submission\.jsonl: unpacks to \d+ MB"):
+        check(path, ())
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        (b"\n", ":100001: more than 100000 lines"),
+        (b"[]\n", ":100001: more than 100000 lines"),
+        (b"[],", ":1: more than 1 MB in a line"),
+        (b"[", ":1: more than 1 MB in a line"),
+    ],
+)
+def test_lines_that_no_submission_has_are_a_fault_and_end_it(tmp_path, part, says):
+    text = part * (30_000_000 // len(part))
+    path = packed(tmp_path / "s.zip", text, method=zipfile.ZIP_STORED)
+    (tmp_path / "p.jsonl").write_bytes(text)
+    for found in (messages(path, ()), messages(tmp_path / "p.jsonl", ())):
+        assert any(says in message for message in found), found[:3]
+
+
+def test_a_zip_that_cannot_be_unpacked_is_one_line(tmp_path):
+    text = "".join(json.dumps(row) + "\n" for row in rows_for(VAL)).encode()
+    sound = packed(tmp_path / "s.zip", text).read_bytes()
+    central = sound.index(b"PK\1\2")
+    for place, change, says in (
+        (central + 8, 1, "is encrypted"),
+        (central + 10, 77, "is not packed by deflate"),
+        (central + 6, 255, "damaged"),
+        (60, 255, "damaged"),
+    ):
+        altered = bytearray(sound)
+        altered[place] ^= change
+        path = tmp_path / "altered.zip"
+        path.write_bytes(altered)
+        with pytest.raises(InputError, match=says) as caught:
+            check(path, ())
+        assert str(caught.value).startswith(str(path))
+        assert "\n" not in str(caught.value)
+    for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        with pytest.raises(InputError, match="is not packed by deflate; write it again with zip"):
+            check(packed(tmp_path / "b.zip", text, method=method), ())
+
+
+def test_every_changed_byte_of_a_zip_is_a_fault_a_line_or_does_not_matter(tmp_path):
+    sound = written(tmp_path).read_bytes()
+    for place in range(0, len(sound), 3):
+        path = tmp_path / "altered.zip"
+        path.write_bytes(sound[:place] + bytes([sound[place] ^ 0x55]) + sound[place + 1 :])
+        try:
+            check(path, ())
+        except InputError as error:
+            assert "\n" not in str(error)  # noqa: PT017 - many cases in one test
+
+
+def test_thousands_of_names_are_judged_at_once(tmp_path):
+    with zipfile.ZipFile(tmp_path / "s.zip", "w") as file:
+        for number in range(20_000):
+            file.writestr(f"{number}/\x1b[31m{MEMBERS['val']}", b"")
+    found = messages(tmp_path / "s.zip", ())
+    assert len(found) == 20_002
+    assert not any("\x1b" in message for message in found)
