@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+JOINT = ("vision_proj.", "text_proj.")
+"""Beginnings of the keys of the projections into the joint space, which stand beside the towers."""
+
+
 @dataclass(frozen=True)
 class ConvertConfig:
     """Which files to convert, and the sizes they are checked against.
@@ -70,7 +74,10 @@ def main(args: list[str] | None = None) -> int:
         ("vision.safetensors", "vision_encoder.", vision),
         ("text.safetensors", "text_encoder.", text),
     ):
-        weights = {prefix + key: value.contiguous() for key, value in encoder.state_dict().items()}
+        weights = {
+            key if key.startswith(JOINT) else prefix + key: value.contiguous()
+            for key, value in encoder.state_dict().items()
+        }
         write_tensors(config.output / name, weights)
         print(f"{config.output / name}: {len(weights)} tensors")
     write_text(config.output / "tokenizer.json", tokenizer)

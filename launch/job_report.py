@@ -125,6 +125,13 @@ def tell(summary: "Summary", config: JobConfig) -> None:
             f"{summary.lengths_differ} videos are longer or shorter than their annotations say",
             style="yellow",
         )
+    if summary.sentences_cut:
+        CONSOLE.print(
+            f"{summary.sentences_cut} of {summary.queries} sentences are longer than the encoder "
+            f"reads: their ends make no difference; {Location(config.output) / 'unread.jsonl'} "
+            "names them",
+            style="yellow",
+        )
     failed = sum(summary.failures.values())
     if not failed:
         return

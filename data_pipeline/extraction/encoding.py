@@ -1,7 +1,7 @@
 """How do a video and a sentence become features? One code path, for extraction and prediction."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
@@ -37,11 +37,38 @@ Frames = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class VideoFeatures:
-    """`features` (L, K, Dv) of the clips of a video of `duration` seconds, or of a range of it."""
+    """`features` (L, K, Dv) of the clips of a video of `duration` seconds, or of a range of it.
+
+    `joint` (L, J) are the clips in the space that the encoders share; None where they share none.
+    """
 
     features: Half
     duration: float
     clip_length: float
+    joint: Half | None = None
+
+
+@dataclass(frozen=True)
+class ClipFeatures:
+    """`features` (L, K, Dv) of the clips of a video; `joint` as in `VideoFeatures`."""
+
+    features: Half
+    joint: Half | None = None
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+@dataclass(frozen=True)
+class SentenceFeatures:
+    """`features` (T, K, Dt) of a sentence, and its vector `joint` (J,) in the shared space.
+
+    `unread` tokens at its end are beyond what the encoder reads.
+    """
+
+    features: Half
+    joint: Half | None = None
+    unread: int = 0
 
 
 class FeatureEncoder:
@@ -61,7 +88,7 @@ class FeatureEncoder:
         self._device = torch.device(automatic if config.device == "auto" else config.device)
         self._dtype: torch.dtype = getattr(torch, config.arithmetic)
         with torch.device("meta"):  # attributes only: a large model costs nothing here
-            video, text = self._build_video(), self._build_text()
+            self._unloaded = video, text = self._build_video(), self._build_text()
         self.frames_per_clip = config.frames_per_clip or video.frames_per_clip
         self.image_size = video.image_size
         self.crop = video.crop
@@ -134,16 +161,17 @@ class FeatureEncoder:
         ((_, result),) = self.encode_clips((path, piece) for piece in pieces)
         if isinstance(result, InputError):
             raise result
-        return VideoFeatures(result, end - start, self.config.clip_length)
+        length = self.config.clip_length
+        return VideoFeatures(result.features, end - start, length, result.joint)
 
     def encode_clips(
         self, pieces: Iterable[tuple[Key, Frames | InputError | None]]
-    ) -> Iterator[tuple[Key, Half | InputError]]:
+    ) -> Iterator[tuple[Key, ClipFeatures | InputError]]:
         """Encode videos that arrive as pieces (n, T, H, W, 3) of clips, those of a video in order.
 
-        None ends a video, an InputError abandons it. Yields (L, K, Dv) or the error for each, as
-        soon as it is known. Clips of all videos share batches; a batch and the features of the
-        videos that have begun are all that is held.
+        None ends a video, an InputError abandons it. Yields features or the error for each, as soon
+        as it is known. Clips of all videos share batches; a batch and the features of the videos
+        that have begun are all that is held.
         """
         begun: dict[Key, _Video[Key]] = {}
         batch: list[tuple[_Video[Key], NDArray[np.uint8]]] = []
@@ -171,13 +199,44 @@ class FeatureEncoder:
 
     def encode_text(self, sentences: Sequence[str]) -> list[Half]:
         """(T, K, Dt) of each sentence, T its own number of tokens."""
+        return [each.features for each in self.encode_sentences(sentences)]
+
+    def encode_sentences(self, sentences: Sequence[str]) -> list[SentenceFeatures]:
+        """Features of each sentence, (T, K, Dt) with T its own number of tokens."""
+        asked = self._asked(self._text_layers, self._text.depth)
+        kept = len(self._text_layers)
         features = []
         with self._arithmetic():
             for sentence in sentences:
                 ids, mask = (x.to(self._device) for x in self._text.tokenize([sentence]))
-                encoded = self._text(ids, mask, self._text_layers)  # (1, T, K, Dt)
-                features.append(_half(encoded[0][mask[0]]))
+                states = self._text(ids, mask, asked)  # (1, T, K, Dt)
+                joint = None
+                if self.joint_width:
+                    joint = _half(self._text.project(states[:, :, -1], ids, mask)[0])
+                own = _half(states[0, :, :kept][mask[0]])
+                features.append(SentenceFeatures(own, joint, self._text.unread(sentence)))
         return features
+
+    @cached_property
+    def joint_width(self) -> int | None:
+        """J, the width of the space that both encoders lead to; None where they share none."""
+        if self.config.video != self.config.text:
+            return None
+        video, text = self._unloaded
+        width = video.joint_width_in(self._stored("video", self.config.video))
+        return (
+            width if width == text.joint_width_in(self._stored("text", self.config.text)) else None
+        )
+
+    @property
+    def text_shape(self) -> tuple[int, int]:
+        """(K, Dt)."""
+        return len(self._text_layers), self._unloaded[1].width
+
+    def _asked(self, layers: list[int], depth: int) -> list[int]:
+        """The layers to compute: the shared space is reached from the deepest one."""
+        beyond = self.joint_width and layers[-1] != depth - 1
+        return [*layers, depth - 1] if beyond else layers
 
     def _encode_batch(self, batch: "list[tuple[_Video[Key], NDArray[np.uint8]]]") -> None:
         """Encode clips, hand each video its own, and empty the batch."""
@@ -191,9 +250,14 @@ class FeatureEncoder:
             pixels = torch.from_numpy(clips).to(self._device)  # (B, T, H, W, 3)
             frames = pixels.permute(0, 4, 1, 2, 3).float() / 255  # (B, 3, T, H, W)
             frames = (frames - self._channels(self._mean)) / self._channels(self._std)
-            features = _half(self._video(frames.to(self._dtype), self._video_layers))  # (B, K, Dv)
-        for (video, _), row in zip(batch, features, strict=False):
-            video.add(row)
+            asked = self._asked(self._video_layers, self._video.depth)
+            pooled = self._video(frames.to(self._dtype), asked)  # (B, K, Dv)
+            features = _half(pooled[:, : len(self._video_layers)])
+            joint = _half(self._video.project(pooled[:, -1])) if self.joint_width else None
+        for row, (video, _) in enumerate(batch):
+            video.features.add(features[row])
+            if joint is not None:
+                video.joint.add(joint[row])
             video.waiting -= 1
         batch.clear()
 
@@ -216,15 +280,11 @@ class FeatureEncoder:
 
     @cached_property
     def _video(self) -> VideoEncoder:
-        with torch.device("meta"):  # it takes the file's own tensors: nothing is held twice
-            encoder = self._build_video()
-        return self._load(encoder, "video", self.config.video)
+        return self._load(self._unloaded[0], "video", self.config.video)
 
     @cached_property
     def _text(self) -> TextEncoder:
-        with torch.device("meta"):
-            encoder = self._build_text()
-        return self._load(encoder, "text", self.config.text)
+        return self._load(self._unloaded[1], "text", self.config.text)
 
     def _build_video(self) -> VideoEncoder:
         options = dict(self.config.video_options)
@@ -249,11 +309,14 @@ class FeatureEncoder:
         return f"encoder.{kind} {name}"
 
     def _load(self, encoder: Module, kind: str, name: str) -> Module:
-        files = self._weights(kind, name)
-        with _faults(str(files[0])):
-            weights = Safetensors(files) if len(files) > 1 else read_weights(files[0])
-            encoder.load_official(weights)
+        with _faults(str(self._weights(kind, name)[0])):
+            # On the meta device it takes the file's own tensors: nothing is held twice.
+            encoder.load_official(self._stored(kind, name))
         return encoder.requires_grad_(False).eval().to(self._device, self._dtype)
+
+    def _stored(self, kind: str, name: str) -> Mapping[str, Tensor]:
+        files = self._weights(kind, name)
+        return Safetensors(files) if len(files) > 1 else read_weights(files[0])
 
     def _weights(self, kind: str, name: str) -> Sequence[Path]:
         if name in FROM_CHECKPOINTS:
@@ -295,32 +358,45 @@ FROM_CHECKPOINTS = frozenset({"clip"})
 _BLOCK = 1024
 
 
-@dataclass(eq=False)
-class _Video(Generic[Key]):
-    """A video on its way through the encoder.
+class _Rows:
+    """Rows that come one by one.
 
-    Rows go into blocks: kept one by one between the encoder's large temporaries, those of an hour
+    They go into blocks: kept one by one between the encoder's large temporaries, those of an hour
     of video would hold the heap apart and memory would grow by a gigabyte.
     """
 
+    def __init__(self) -> None:
+        self._blocks: list[Half] = []
+        self._count = 0
+
+    def add(self, row: Half) -> None:
+        """Keep the next row."""
+        if self._count % _BLOCK == 0:
+            self._blocks.append(np.empty((_BLOCK, *row.shape), dtype=np.float16))
+        self._blocks[-1][self._count % _BLOCK] = row
+        self._count += 1
+
+    def all(self) -> Half | None:
+        """The rows in order; None if there were none."""
+        return np.concatenate(self._blocks)[: self._count] if self._blocks else None
+
+
+@dataclass(eq=False)
+class _Video(Generic[Key]):
+    """A video on its way through the encoder, with what is known of its clips."""
+
     key: Key
-    blocks: list[Half] = field(default_factory=list)
-    count: int = 0
+    features: _Rows = field(default_factory=_Rows)
+    joint: _Rows = field(default_factory=_Rows)
     waiting: int = 0
     complete: bool = False
 
-    def add(self, row: Half) -> None:
-        """Keep the features (K, Dv) of the next clip."""
-        if self.count % _BLOCK == 0:
-            self.blocks.append(np.empty((_BLOCK, *row.shape), dtype=np.float16))
-        self.blocks[-1][self.count % _BLOCK] = row
-        self.count += 1
-
-    def result(self) -> Half | InputError:
-        features = np.concatenate(self.blocks)[: self.count]
-        if not np.isfinite(features).all():
+    def result(self) -> ClipFeatures | InputError:
+        features, joint = self.features.all(), self.joint.all()
+        assert features is not None
+        if not all(np.isfinite(rows).all() for rows in (features, joint) if rows is not None):
             return InputError(f"{self.key}: its features exceed float16; encode in float32?")
-        return features
+        return ClipFeatures(features, joint)
 
 
 def _watched(

@@ -37,7 +37,12 @@ def extract(
     )
     config = replace(config, encoder=encoder.pinned())
     return make_shards(
-        config, encoder.provenance, config.videos, lambda: _workers(config, decoding), report
+        config,
+        encoder.provenance,
+        config.videos,
+        lambda: _workers(config, decoding),
+        report,
+        encoder.joint_width,
     )
 
 

@@ -82,6 +82,8 @@ class Summary:
     shards: int
     shards_made: int
     """By this run; the others were there."""
+    sentences_cut: int
+    """Stored sentences that the encoder did not read to their end; unread.jsonl names them."""
     lengths_differ: int
     """Stored videos with over one clip more or less than the annotations' duration asks for."""
     seconds: float
@@ -106,10 +108,12 @@ def make_shards(
     source: Source,
     workers: Callable[[], Workers],
     report: Callable[[Progress], None],
+    joint_width: int | None = None,
 ) -> Summary:
     """Make what is missing of a feature set; `report` is called about once a second.
 
-    `source` is where the videos come from, for messages. `workers` is asked once Ray is running and
+    `source` is where the videos come from, for messages, `joint_width` that of the vectors in a
+    space that the encoders share. `workers` is asked once Ray is running and
     there is something to do. Raises InputError for bad inputs and for an output folder that holds
     another set, ClusterLostError if Ray is gone before the end.
     """
@@ -124,11 +128,13 @@ def make_shards(
     }
     output = Location(config.output)
     split = config.split or output.name
-    plan = {
+    plan: dict[str, Any] = {
         "split": split,
         "annotations": rows["sha256"],
         "sharding": dataclasses.asdict(config.sharding),
     }
+    if joint_width is not None:
+        plan["joint"] = joint_width
     folder = JobFolder(output, config.retry_failed)
     with folder.held():
         folder.claim(plan, provenance)
@@ -155,6 +161,7 @@ def make_shards(
             bytes=totals["bytes"],
             shards=len(shards),
             shards_made=len(todo),
+            sentences_cut=folder.write_unread(indexes),
             lengths_differ=_lengths_differ(shards, indexes, provenance.clip_length),
             seconds=time.perf_counter() - began,
             start_seconds=progress.start_seconds,

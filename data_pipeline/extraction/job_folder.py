@@ -64,7 +64,9 @@ class JobFolder:
         found = read_json(path)
         with reading(path, "remove the folder"):
             made_by = Provenance.from_json(found["provenance"])
-            differences = [f"{k}: {found[k]}, not {plan[k]}" for k in plan if found[k] != plan[k]]
+            differences = [
+                f"{k}: {found.get(k)}, not {plan[k]}" for k in plan if found.get(k) != plan[k]
+            ]
         differences += made_by.differences(provenance)
         if differences:
             raise InputError(
@@ -106,3 +108,12 @@ class JobFolder:
         """failures.jsonl: every video that is in no shard, in order of the plan."""
         rows = [json.dumps(f, ensure_ascii=False) for index in indexes for f in index["failures"]]
         write_text(self._output / "failures.jsonl", "".join(f"{row}\n" for row in rows))
+
+    def write_unread(self, indexes: Sequence[dict[str, Any]]) -> int:
+        """unread.jsonl: sentences that the encoder did not read to their end; returns how many."""
+        path = self._output / "unread.jsonl"
+        cut = [each for index in indexes for each in index.get("unread", ())]
+        if cut or path.is_file():
+            rows = [json.dumps({"qid": qid, "tokens": tokens}) for qid, tokens in cut]
+            write_text(path, "".join(f"{row}\n" for row in rows))
+        return len(cut)

@@ -10,16 +10,19 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-import numpy as np
-
 from data_pipeline.config import EncoderConfig
 from data_pipeline.errors import InputError
 from data_pipeline.extraction.decoder import Decoded, Decoders, Decoding
-from data_pipeline.extraction.encoding import FeatureEncoder, Frames
+from data_pipeline.extraction.encoding import (
+    ClipFeatures,
+    FeatureEncoder,
+    Frames,
+    SentenceFeatures,
+)
 from data_pipeline.extraction.plan import PlannedSentences, PlannedShard, PlannedVideo
 from data_pipeline.extraction.pool import Seconds, SentencesDone, Task, VideoDone, Word
-from data_pipeline.extraction.sentences import SharedSentences, write_sentences
-from data_pipeline.features.samples import Half, Sample, StoredQuery
+from data_pipeline.extraction.sentences import SharedSentences, make_sample, write_sentences
+from data_pipeline.features.samples import Sample
 from data_pipeline.features.writing import Failure, ShardWriter
 from data_pipeline.storage import Source
 from data_pipeline.video import VideoError
@@ -41,6 +44,7 @@ class Extractor:
         self._output = output
         self._shared = SharedSentences(output)
         self._durations: dict[str, float] = {}
+        self._unread: list[tuple[int | str, int]] = []  # of the shard in hand: qid, tokens
         self._spent = Seconds()
         self._waited = 0.0
         self._mark = 0.0
@@ -58,7 +62,7 @@ class Extractor:
             yield from self._extract(task)
 
     def _encode(self, planned: PlannedSentences) -> SentencesDone:
-        features = self._encoder.encode_text(planned.sentences)
+        features = self._encoder.encode_sentences(planned.sentences)
         with self._writing():
             write_sentences(self._output, planned.name, features)
         return SentencesDone(len(features), self._take_seconds())
@@ -68,6 +72,7 @@ class Extractor:
         order = deque(planned)  # videos come as they are ready and are stored as planned
         results: dict[str, Sample | Failure] = {}
         failures: list[Failure] = []
+        self._unread.clear()
         with ShardWriter(self._output, shard.name) as writer:
             for vid, result in self._encoder.encode_clips(self._pieces(list(planned))):
                 if isinstance(result, InputError):
@@ -86,7 +91,7 @@ class Extractor:
                             writer.add(ready)
                 yield dataclasses.replace(done, seconds=self._take_seconds())
             with self._writing():
-                writer.commit(failures)
+                writer.commit(failures, self._unread)
         yield self._take_seconds()
 
     def _pieces(self, vids: Sequence[str]) -> Iterator[tuple[str, Frames | InputError | None]]:
@@ -104,25 +109,27 @@ class Extractor:
                 yield vid, word
             began = time.perf_counter()
 
-    def _sample(self, video: PlannedVideo, features: Half, repeated: Mapping[str, int]) -> Sample:
+    def _sample(
+        self, video: PlannedVideo, clips: ClipFeatures, repeated: Mapping[str, int]
+    ) -> Sample:
         texts = [self._text(row.query, repeated) for row in video.annotations]
-        ends = np.cumsum([len(text) for text in texts]).tolist()
-        return Sample(
-            vid=video.vid,
-            duration=self._durations.pop(video.vid),
-            clip_length=self._encoder.config.clip_length,
-            video=features,
-            text=np.concatenate(texts),
-            queries=tuple(
-                StoredQuery(annotation, (end - len(text), end))
-                for annotation, text, end in zip(video.annotations, texts, ends, strict=True)
-            ),
+        for row, text in zip(video.annotations, texts, strict=True):
+            if text.unread:
+                self._unread.append((row.qid, text.unread))
+        return make_sample(
+            video.vid,
+            self._durations.pop(video.vid),
+            self._encoder.config.clip_length,
+            clips,
+            video.annotations,
+            texts,
+            self._encoder.text_shape,
         )
 
-    def _text(self, sentence: str, repeated: Mapping[str, int]) -> Half:
+    def _text(self, sentence: str, repeated: Mapping[str, int]) -> SentenceFeatures:
         if sentence in repeated:
             return self._shared.read(repeated[sentence])
-        (features,) = self._encoder.encode_text([sentence])
+        (features,) = self._encoder.encode_sentences([sentence])
         return features
 
     @contextmanager

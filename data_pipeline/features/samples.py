@@ -14,6 +14,8 @@ from data_pipeline.errors import InputError
 from data_pipeline.untrusted import parse_json, plain_name, shown
 
 MEMBERS = ("video.npy", "text.npy", "json")
+JOINT = "joint.npy"
+"""The member of samples whose encoders share a space."""
 
 Half = NDArray[np.float16]
 
@@ -25,11 +27,12 @@ class Damaged(InputError):
 @dataclass(frozen=True)
 class Checksums:
     """Sums of the stored bytes, see `checksum`: of the video's features, of the text features of
-    each query, and of the JSON member."""
+    each query, of the JSON member, and of the joint vectors where there are any."""
 
     video: int
     text: tuple[int, ...]
     json: int
+    joint: int | None = None
 
 
 def checksum(data: memoryview | bytes | Half) -> int:
@@ -97,6 +100,7 @@ class SampleEntry:
                 "video": self.checksums.video,
                 "text": list(self.checksums.text),
                 "json": self.checksums.json,
+                **({} if self.checksums.joint is None else {"joint": self.checksums.joint}),
             },
             "finite": self.finite,
         }
@@ -107,6 +111,8 @@ class SampleEntry:
         that names `source` for an id that is no name."""
         offset, size = _natural(value["offset"]), _natural(value["bytes"])
         places = {name: value["members"][name] for name in MEMBERS}
+        if JOINT in value["members"]:
+            places[JOINT] = value["members"][JOINT]
         members = {name: (_natural(place), _natural(n)) for name, (place, n) in places.items()}
         if any(place < offset or place + n > offset + size for place, n in members.values()):
             raise ValueError("a member lies outside of its sample")
@@ -116,6 +122,7 @@ class SampleEntry:
             _natural(sums["video"], 2**64),
             tuple(_natural(each, 2**64) for each in sums["text"]),
             _natural(sums["json"], 2**64),
+            _natural(sums["joint"], 2**64) if JOINT in places else None,
         )
         if len(checksums.text) != len(queries):
             raise ValueError("has not one checksum for each query")
@@ -156,6 +163,8 @@ class Sample:
     """One video with all its queries: `video` (L, K, Dv), `text` (tokens, K, Dt), read-only.
 
     `duration` is the video's own, in seconds; that of the annotations stands in the annotations.
+    `joint` (L + queries, J) are the vectors of its clips, then of its queries, in the space that
+    the encoders share; None where they share none. A video may have no query yet.
     """
 
     vid: str
@@ -164,6 +173,7 @@ class Sample:
     video: Half
     text: Half
     queries: tuple[StoredQuery, ...]
+    joint: Half | None = None
 
     def details(self) -> dict[str, Any]:
         """The JSON member: all but the features."""
@@ -245,6 +255,7 @@ def parse_sample(
     clip_length: float,
     video_shape: tuple[int, int],
     text_shape: tuple[int, int],
+    joint_width: int | None = None,
 ) -> Sample:
     """The sample of `entry` from its bytes in the tar; the shapes are (K, Dv) and (K, Dt).
 
@@ -262,7 +273,16 @@ def parse_sample(
     check_values("video", video, entry.checksums.video)
     for query, expected in zip(queries, entry.checksums.text, strict=True):
         check_values("text", text[slice(*query.tokens)], expected)
-    return Sample(entry.vid, duration, clip_length, video, text, queries)
+    joint = parse_joint(views[JOINT], entry, joint_width) if joint_width else None
+    return Sample(entry.vid, duration, clip_length, video, text, queries, joint)
+
+
+def parse_joint(data: memoryview, entry: SampleEntry, width: int) -> Half:
+    """(L + queries, J) from the member of joint vectors; ValueError for others."""
+    joint = _array(data, (entry.clips + len(entry.queries), width))
+    assert entry.checksums.joint is not None
+    check_values("joint", joint, entry.checksums.joint)
+    return joint
 
 
 def _array(view: memoryview, shape: tuple[int, ...]) -> Half:

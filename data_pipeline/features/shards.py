@@ -6,8 +6,9 @@
     features/<split>/sentences/        left by extraction for its next run; no reader needs it
 
 A tar holds for each sample `<key>.video.npy` (L, K, Dv) float16, `<key>.text.npy` (tokens of all
-queries, K, Dt) float16 and `<key>.json`. The `webdataset` library reads it; `FeatureSet` reads
-single samples at their offsets. Nothing here unpickles.
+queries, K, Dt) float16, `<key>.json` and, where the encoders share a space, `<key>.joint.npy`
+(L + queries, J) float16: the vectors of the clips, then of the queries. The `webdataset` library
+reads it; `FeatureSet` reads single samples at their offsets. Nothing here unpickles.
 """
 
 import dataclasses
@@ -19,7 +20,15 @@ from types import TracebackType
 from typing import Any
 
 from data_pipeline.errors import InputError
-from data_pipeline.features.samples import Damaged, Sample, SampleEntry, parse_sample
+from data_pipeline.features.samples import (
+    JOINT,
+    Damaged,
+    Half,
+    Sample,
+    SampleEntry,
+    parse_joint,
+    parse_sample,
+)
 from data_pipeline.storage import Location, NotFound, Source
 from data_pipeline.untrusted import parse_json, plain_name, reading, shown
 
@@ -135,6 +144,8 @@ class FeatureSet:
             video, text = self.manifest["shapes"]["video"], self.manifest["shapes"]["text"]
             self.video_shape = _shape(video)  # K, Dv
             self.text_shape = _shape(text)  # K, Dt
+            joint = self.manifest["shapes"].get("joint")
+            self.joint_width = None if joint is None else _shape([1, joint])[1]  # J
             with ThreadPoolExecutor(OPENED_AT_ONCE) as threads:
                 entries = list(
                     threads.map(
@@ -152,8 +163,24 @@ class FeatureSet:
         with self.named(entry):
             data = self.path(entry.shard).read_range(entry.offset, entry.size)
             return parse_sample(
-                data, entry, self.provenance.clip_length, self.video_shape, self.text_shape
+                data,
+                entry,
+                self.provenance.clip_length,
+                self.video_shape,
+                self.text_shape,
+                self.joint_width,
             )
+
+    def read_joint(self, index: int) -> Half:
+        """(L + queries, J): the joint vectors of sample `index`, by one read of theirs alone.
+
+        Raises Damaged as `read`. The set must have a `joint_width`.
+        """
+        entry = self.samples[index]
+        assert self.joint_width is not None
+        with self.named(entry):
+            data = self.path(entry.shard).read_range(*entry.members[JOINT])
+            return parse_joint(memoryview(data), entry, self.joint_width)
 
     def named(self, entry: SampleEntry) -> "Named":
         """A context that turns the faults of a sample's bytes into Damaged."""
@@ -212,7 +239,12 @@ class FeatureSet:
             ) from error
         if index["sha256"] != shard["sha256"]:
             raise InputError(f"{path}: is not the shard that manifest.json lists; {REMAKE}")
-        shapes = {"video": list(self.video_shape), "text": list(self.text_shape)}
+        shapes: dict[str, Any] = {
+            "video": list(self.video_shape),
+            "text": list(self.text_shape),
+        }
+        if self.joint_width is not None:
+            shapes["joint"] = self.joint_width
         if index["samples"] and index["shapes"] != shapes:
             raise InputError(
                 f"{path}: features are {index['shapes']} and not {shapes} as manifest.json says; "

@@ -76,8 +76,9 @@ def _faults(sample: Sample, features: FeatureSet) -> Iterator[str]:
         yield f"video features are {sample.video.shape}, expected (L, *{features.video_shape})"
     if sample.text.shape[1:] != features.text_shape:
         yield f"text features are {sample.text.shape}, expected (T, *{features.text_shape})"
-    for name, array in (("video", sample.video), ("text", sample.text)):
-        if not np.isfinite(array).all():
+    arrays = {"video": sample.video, "text": sample.text, "joint": sample.joint}
+    for name, array in arrays.items():
+        if array is not None and not np.isfinite(array).all():
             yield f"{name} features hold values that are not finite"
     expected = clip_count(sample.duration, sample.clip_length)
     if len(sample.video) != expected:

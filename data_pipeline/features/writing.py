@@ -12,6 +12,7 @@ import numpy as np
 
 from data_pipeline.errors import InputError
 from data_pipeline.features.samples import (
+    JOINT,
     MEMBERS,
     Checksums,
     Half,
@@ -60,7 +61,7 @@ class ShardWriter:
         self._hash = hashlib.sha256()
         self._offset = 0
         self._entries: list[SampleEntry] = []
-        self._shapes: dict[str, list[int]] = {}
+        self._shapes: dict[str, Any] = {}
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -70,10 +71,12 @@ class ShardWriter:
 
     def add(self, sample: Sample) -> None:
         """Append a sample; raises InputError if its layers or widths are not the shard's."""
-        shapes = {
+        shapes: dict[str, Any] = {
             "video": list(sample.video.shape[1:]),
             "text": list(sample.text.shape[1:]),
         }
+        if sample.joint is not None:
+            shapes["joint"] = sample.joint.shape[1]
         if self._entries and shapes != self._shapes:
             raise InputError(
                 f"{self._folder}: video {sample.vid!r} has features {shapes}, others of its shard "
@@ -86,7 +89,11 @@ class ShardWriter:
             "text.npy": _npy(sample.text),
             "json": to_json(sample.details()).encode(),
         }
-        members = {name: self._member(f"{key}.{name}", data[name]) for name in MEMBERS}
+        names: tuple[str, ...] = MEMBERS
+        if sample.joint is not None:
+            names = (*MEMBERS, JOINT)
+            data[JOINT] = _npy(sample.joint)
+        members = {name: self._member(f"{key}.{name}", data[name]) for name in names}
         text = np.ascontiguousarray(sample.text)
         texts = [text[slice(*query.tokens)] for query in sample.queries]
         self._entries.append(
@@ -103,13 +110,20 @@ class ShardWriter:
                     video=checksum(np.ascontiguousarray(sample.video)),
                     text=tuple(checksum(part) for part in texts),
                     json=checksum(data["json"]),
+                    joint=None if sample.joint is None else checksum(_plain(sample.joint)),
                 ),
                 finite=is_finite(sample.video) and is_finite(sample.text),
             )
         )
 
-    def commit(self, failures: Sequence[Failure] = ()) -> dict[str, Any]:
-        """Make the shard exist; returns its index."""
+    def commit(
+        self, failures: Sequence[Failure] = (), unread: Sequence[tuple[int | str, int]] = ()
+    ) -> dict[str, Any]:
+        """Make the shard exist; returns its index.
+
+        `unread` are the qids of sentences that the encoder did not read to their end, and how many
+        of their tokens it left.
+        """
         end = 2 * _BLOCK
         self._write(bytes(end + -(self._offset + end) % tarfile.RECORDSIZE))
         index = {
@@ -121,6 +135,8 @@ class ShardWriter:
             "samples": [entry.to_json() for entry in self._entries],
             "failures": [dataclasses.asdict(failure) for failure in failures],
         }
+        if unread:
+            index["unread"] = [list(each) for each in unread]
         path = self._folder / f"{self._name}.json"
         path.unlink()  # of a shard that is made again: it would describe another tar for a moment
         self._file.commit()
@@ -140,6 +156,10 @@ class ShardWriter:
         self._file.write(data)
         self._hash.update(data)
         self._offset += len(data)
+
+
+def _plain(array: Half) -> Half:
+    return np.ascontiguousarray(array)
 
 
 def _npy(array: Half) -> bytes:

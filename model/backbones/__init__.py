@@ -74,6 +74,10 @@ class VideoEncoder(nn.Module, ABC):
         """(B, Dv) of the deepest layer -> (B, J) in the shared space, of any length."""
         raise NotImplementedError(f"{self.name} shares no space with a text encoder")
 
+    def joint_width_in(self, weights: Mapping[str, Tensor]) -> int | None:
+        """`joint_width` with these weights, before they are loaded."""
+        return self.joint_width
+
 
 class TextEncoder(nn.Module, ABC):
     """A frozen text encoder that gives one vector per token and chosen layer.
@@ -108,11 +112,23 @@ class TextEncoder(nn.Module, ABC):
 
     def tokenize(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids (B, T), padded to the longest, and mask (B, T), True where real."""
-        encoded = [self._tokenizer.encode(sentence) for sentence in sentences]
+        encoded = [self._encode(sentence) for sentence in sentences]
         pad = nn.utils.rnn.pad_sequence
         ids = pad([torch.tensor(each.ids) for each in encoded], batch_first=True)  # (B, T)
         mask = pad([torch.tensor(each.attention_mask) for each in encoded], batch_first=True)
         return ids, mask.bool()
+
+    def unread(self, sentence: str) -> int:
+        """How many tokens at the end of a sentence are beyond what is read."""
+        cut = self._encode(sentence).overflowing
+        return sum(len(part.ids) - sum(part.special_tokens_mask) for part in cut)
+
+    def prepare(self, sentence: str) -> str:
+        """A sentence as its tokenizer is to see it."""
+        return sentence
+
+    def _encode(self, sentence: str) -> Any:
+        return self._tokenizer.encode(self.prepare(sentence))
 
     @abstractmethod
     def load_official(self, state_dict: Mapping[str, Tensor]) -> list[str]:
@@ -128,6 +144,10 @@ class TextEncoder(nn.Module, ABC):
     def project(self, states: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """(B, T, Dt) of the deepest layer -> (B, J), as `VideoEncoder.project`."""
         raise NotImplementedError(f"{self.name} shares no space with a video encoder")
+
+    def joint_width_in(self, weights: Mapping[str, Tensor]) -> int | None:
+        """As `VideoEncoder.joint_width_in`."""
+        return self.joint_width
 
 
 def video_encoder(name: str, **options: Any) -> VideoEncoder:

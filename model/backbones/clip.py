@@ -117,9 +117,9 @@ class ClipText(TextEncoder):
             )
         self.requires_grad_(False).eval()
 
-    def tokenize(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """As `TextEncoder.tokenize`; SigLIP's towers read small letters only."""
-        return super().tokenize([s.lower() if self._padded else s for s in sentences])
+    def prepare(self, sentence: str) -> str:
+        """SigLIP's towers were trained on small letters only."""
+        return sentence.lower() if self._padded else sentence
 
     def load_official(self, state_dict: Mapping[str, Tensor]) -> list[str]:
         """Take the checkpoint's weights; those of the picture tower are not needed."""

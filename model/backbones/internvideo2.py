@@ -12,7 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.backbones import VideoEncoder, load_exactly, resolve_layers
-from model.backbones.internvideo2_checkpoint import UNUSED_VISION, take_part
+from model.backbones.internvideo2_checkpoint import (
+    UNUSED_VISION,
+    joint_width_in,
+    take_part,
+    take_projection,
+)
 from model.config import Backend, InternVideo2Config
 from model.layers.attention import attention, check_backend
 
@@ -56,6 +61,7 @@ class InternVideo2(VideoEncoder):
         self.patch_embed = PatchEmbedding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.clip_projector = AttentionPooling(config)
+        self.vision_proj: nn.Linear | None = None
         self.requires_grad_(False).eval()
         if config.compile:
             # Block by block: all blocks share one compiled graph, whatever the chosen layers.
@@ -70,13 +76,30 @@ class InternVideo2(VideoEncoder):
         embeddings of images and of the decoders, and the rest of the multi-modal model. Raises
         ValueError for any other key that is missing, unexpected or of another shape.
         """
+        self.vision_proj = None
         weights, skipped, prefix = take_part(state_dict, "vision_encoder.")
         position = weights.get("pos_embed")
         if position is not None and position.dim() == 3 and self._fits(position.shape[1]):
             self.pos_embed = nn.Parameter(
                 self.pos_embed.new_empty(1, position.shape[1], self.config.width), False
             )
-        return skipped + [prefix + key for key in load_exactly(self, weights, UNUSED_VISION)]
+        skipped += [prefix + key for key in load_exactly(self, weights, UNUSED_VISION)]
+        if self.config.pooling == "adaptive":
+            self.vision_proj, taken = take_projection(state_dict, "vision_proj", self.width)
+            skipped = [key for key in skipped if key not in taken]
+        self.joint_width = self.vision_proj.out_features if self.vision_proj else None
+        return skipped
+
+    def joint_width_in(self, weights: Mapping[str, Tensor]) -> int | None:
+        """With the projection of stage 2, which pooled states of the last block go through."""
+        adaptive = self.config.pooling == "adaptive"
+        return joint_width_in(weights, "vision_proj") if adaptive else None
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """As `VideoEncoder.project`."""
+        if self.vision_proj is None:
+            return super().project(pooled)
+        return torch.as_tensor(self.vision_proj(pooled))
 
     @torch.no_grad()
     def forward(self, video: Tensor, layers: Sequence[int]) -> Tensor:

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from model.backbones import load_exactly
 
 PARTS = {"vision_encoder", "text_encoder", "vision_proj", "text_proj", "itm_head", "temp"}
 """What the multi-modal checkpoint is made of: the first word of its keys."""
@@ -33,3 +35,25 @@ def take_part(
         raise ValueError(f"unexpected keys in the checkpoint: {', '.join(unexpected[:5])}")
     part = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
     return part, others, prefix
+
+
+def joint_width_in(state_dict: Mapping[str, Tensor], name: str) -> int | None:
+    """Width of the space that the projection `name` leads to; None where it is not there."""
+    weight = state_dict.get(f"{name}.weight")
+    return None if weight is None or weight.dim() != 2 else len(weight)
+
+
+def take_projection(
+    state_dict: Mapping[str, Tensor], name: str, width: int
+) -> tuple[nn.Linear | None, list[str]]:
+    """The projection `name` of vectors of `width` into the joint space, and its keys.
+
+    None where the weights have none. Raises ValueError for one of another shape.
+    """
+    keys = [key for key in state_dict if key.startswith(f"{name}.")]
+    joint = joint_width_in(state_dict, name)
+    if joint is None:
+        return None, []
+    projection = nn.Linear(width, joint, device="meta")
+    load_exactly(projection, {key.removeprefix(f"{name}."): state_dict[key] for key in keys})
+    return projection.requires_grad_(False), keys

@@ -7,10 +7,10 @@ architecture is Hugging Face's BertModel; the weights come under the published c
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.backbones import TextEncoder, load_exactly, resolve_layers
-from model.backbones.internvideo2_checkpoint import take_part
+from model.backbones.internvideo2_checkpoint import joint_width_in, take_part, take_projection
 from model.config import InternVideo2TextConfig
 
 
@@ -50,6 +50,7 @@ class InternVideo2Text(TextEncoder):
             ),
             add_pooling_layer=False,
         )
+        self.text_proj: nn.Linear | None = None
         self.requires_grad_(False).eval()
 
     def load_official(self, state_dict: Mapping[str, Tensor]) -> list[str]:
@@ -68,7 +69,19 @@ class InternVideo2Text(TextEncoder):
         for name, buffer in list(self.bert.embeddings.named_buffers()):
             if buffer.is_meta:
                 delattr(self.bert.embeddings, name)
-        return skipped
+        self.text_proj, taken = take_projection(state_dict, "text_proj", self.width)
+        self.joint_width = self.text_proj.out_features if self.text_proj else None
+        return [key for key in skipped if key not in taken]
+
+    def joint_width_in(self, weights: Mapping[str, Tensor]) -> int | None:
+        """With the projection of stage 2, which [CLS] after the last layer goes through."""
+        return joint_width_in(weights, "text_proj")
+
+    def project(self, states: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """As `TextEncoder.project`."""
+        if self.text_proj is None:
+            return super().project(states, ids, mask)
+        return torch.as_tensor(self.text_proj(states[:, 0]))
 
     @torch.no_grad()
     def forward(self, ids: Tensor, mask: Tensor, layers: Sequence[int]) -> Tensor:

@@ -33,7 +33,7 @@ TEXT = {
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "dog"]
 SKIPPED = {
     "temp",
-    "vision_proj.weight",
+    "itm_head.weight",
     "vision_encoder.clip_decoder.0.head.weight",
     "vision_encoder.clip_pos_embed",
     "text_encoder.bert.encoder.layer.2.output.dense.bias",
@@ -56,6 +56,8 @@ def weights(vocabulary: Path) -> dict[str, torch.Tensor]:
     shapes = {f"vision_encoder.{key}": value.shape for key, value in vision.items()}
     shapes |= {f"text_encoder.{key}": value.shape for key, value in text.state_dict().items()}
     shapes |= {key: torch.Size([2]) for key in SKIPPED}
+    for part, width in (("vision_proj", VISION["pool_width"]), ("text_proj", TEXT["width"])):
+        shapes |= {f"{part}.weight": torch.Size([4, width]), f"{part}.bias": torch.Size([4])}
     flat = torch.randn(sum(shape.numel() for shape in shapes.values()))
     pieces = flat.split([shape.numel() for shape in shapes.values()])
     return {
@@ -92,6 +94,7 @@ def test_the_converted_files_hold_the_weights_that_the_encoders_need(
     tokenizer = (output / "tokenizer.json").read_text()
     text = InternVideo2Text(InternVideo2TextConfig(**TEXT), tokenizer)
     assert text.load_official(load_file(output / "text.safetensors")) == []
+    assert vision.joint_width == text.joint_width == 4
     assert text.tokenize(["Dog"])[0].tolist() == [[2, 5, 3]]
 
     lines = capsys.readouterr().out.splitlines()

@@ -58,6 +58,34 @@ def test_videos_and_sentences_become_features_of_a_local_checkpoint(
     assert "0.46" in found.preprocessing
 
 
+@pytest.mark.parametrize("kind", ["clip", "siglip", "siglip2"])
+def test_clips_and_sentences_get_the_librarys_vectors(
+    kind: str, video: Path, tmp_path: Path
+) -> None:
+    model = save_checkpoint(tmp_path, kind)
+    shallow = replace(config(tmp_path), video_layers=(0,), text_layers=(0, 1))
+    encoder = FeatureEncoder(shallow)
+    encoded = encoder.encode_video(video)
+    (sentence,) = encoder.encode_sentences(["A dog runs"])
+    assert encoded.features.shape[1] == 1
+    assert sentence.features.shape[1] == 2
+    assert encoded.joint is not None
+    deepest = FeatureEncoder(replace(shallow, video_layers=(-1,))).encode_video(video)
+    np.testing.assert_array_equal(encoded.joint, deepest.features[:, 0])
+    ids = [0, 3, 5, 8, 1] + ([1] * 11 if kind != "clip" else [])
+    with torch.no_grad():
+        expected = model.get_text_features(input_ids=torch.tensor([ids])).pooler_output[0]
+    np.testing.assert_allclose(sentence.joint, expected.half(), atol=2e-3)
+    assert encoder.joint_width == len(expected)
+
+
+def test_the_tokens_beyond_what_is_read_are_counted(folder: Path) -> None:
+    encoder = FeatureEncoder(config(folder))
+    short, long = encoder.encode_sentences(["a dog runs " * 4 + "a dog", "a dog runs " * 20])
+    assert (short.unread, long.unread) == (0, 46)  # 14 of 60 words fit between start and end
+    assert len(long.features) == 16
+
+
 def test_what_fills_a_sentence_up_is_not_stored(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, "siglip")
     (text,) = FeatureEncoder(config(tmp_path)).encode_text(["a dog runs"])

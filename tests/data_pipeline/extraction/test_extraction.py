@@ -110,14 +110,14 @@ def encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], lis
     class Noting(Extractor):
         def load(self) -> None:
             super().load()
-            original = self._encoder.encode_text
+            original = self._encoder.encode_sentences
 
-            def encode_text(sentences: Sequence[str]) -> list[Any]:
+            def encode_sentences(sentences: Sequence[str]) -> list[Any]:
                 with open(log, "a") as file:
                     file.writelines(f"{sentence}\n" for sentence in sentences)
                 return original(sentences)
 
-            self._encoder.encode_text = encode_text  # type: ignore[method-assign]
+            self._encoder.encode_sentences = encode_sentences  # type: ignore[method-assign]
 
     monkeypatch.setattr("data_pipeline.extraction.extraction.Extractor", Noting)
     return lambda: log.read_text().splitlines()

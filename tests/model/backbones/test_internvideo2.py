@@ -371,3 +371,21 @@ def test_the_6b_model_has_its_published_sizes() -> None:
     with torch.device("meta"):
         clip = torch.zeros(1, 3, 4, 224, 224)
     assert model(clip, (-5, -1)).shape == (1, 2, 768)
+
+
+def test_a_clip_is_projected_into_the_space_of_stage_2_where_the_weights_have_it() -> None:
+    weights = {f"vision_encoder.{key}": value for key, value in random_weights(SMALL).items()}
+    projection = torch.nn.Linear(SMALL.pool_width, 6)
+    model = InternVideo2(SMALL)
+    model.load_official(weights)
+    assert model.joint_width is None
+    with pytest.raises(NotImplementedError):
+        model.project(model(clips(1), [-1])[:, 0])
+    weights |= {f"vision_proj.{key}": value for key, value in projection.state_dict().items()}
+    assert model.joint_width_in(weights) == 6
+    assert model.load_official(weights) == []
+    pooled = model(clips(2), [-1])[:, 0]
+    torch.testing.assert_close(model.project(pooled), projection(pooled))
+    weights["vision_proj.weight"] = torch.zeros(6, SMALL.pool_width + 1)
+    with pytest.raises(ValueError, match="another shape: weight"):
+        model.load_official(weights)

@@ -175,3 +175,15 @@ def test_the_published_model_has_the_keys_and_shapes_of_bert_large() -> None:
             expected[f"encoder.layer.{i}.{name}.bias"] = shape[:1]
     assert found == {f"bert.{key}": shape for key, shape in expected.items()}
     assert (encoder.depth, encoder.width, encoder.max_tokens) == (19, 1024, 40)
+
+
+def test_a_sentence_is_projected_from_its_first_token_after_the_last_layer() -> None:
+    projection = torch.nn.Linear(SMALL.width, 6)
+    keys = {f"text_proj.{key}": value for key, value in projection.state_dict().items()}
+    encoder = InternVideo2Text(SMALL, TOKENIZER)
+    assert encoder.joint_width_in(random_weights() | keys) == 6
+    assert encoder.load_official(random_weights() | keys) == []
+    ids, mask = encoder.tokenize(["a dog"])
+    states = encoder(ids, mask, [0, -1])
+    expected = projection(states[:, 0, -1])
+    torch.testing.assert_close(encoder.project(states[:, :, -1], ids, mask), expected)
