@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlparse
 
 from data_pipeline.errors import InputError
 from trainer.comparison.runs import FILES
+from trainer.tracking.outages import check_active, told
 from trainer.tracking.tracking import redact, store_uri
 
 Answer = TypeVar("Answer")
@@ -69,6 +70,7 @@ class Store:
 
         def create() -> str:
             found = self._client.get_experiment_by_name(experiment)
+            check_active(found)
             owner = found.experiment_id if found else self._client.create_experiment(experiment)
             return str(self._client.create_run(owner, run_name=name).info.run_id)
 
@@ -126,10 +128,5 @@ class Store:
         return self._ask(search)
 
     def _ask(self, question: Callable[[], Answer]) -> Answer:
-        from mlflow.exceptions import MlflowException
-
-        try:
+        with told():
             return question()
-        except MlflowException as error:
-            reason = " ".join(redact(str(error)).split())
-            raise InputError(f"MLflow at {redact(store_uri())}: {reason}") from error

@@ -14,6 +14,7 @@ from data_pipeline.annotations import read_annotations
 from launch.mlflow_runs import Store
 from trainer.cli import command, load_config, make_parser, parse, terminal
 from trainer.config import Config
+from trainer.tracking.outages import told
 from trainer.tracking.tracking import redact, store_uri
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,7 +45,8 @@ def main(args: list[str] | None = None) -> None:
     del model
     card = read_card(folder, export)
     run = Store().find(given.run or given.folder.resolve().name)
-    place = register(folder, card, example(given.folder), given.name, run.info.run_id)
+    with told():
+        place = register(folder, card, example(given.folder), given.name, run.info.run_id)
     terminal().print(f"{place} in {redact(store_uri())}")
 
 

@@ -14,6 +14,7 @@ from data_pipeline.errors import InputError
 from trainer.cli import command, make_parser, parse
 from trainer.tracking import delivery
 from trainer.tracking.delivery import Delivery
+from trainer.tracking.outages import fault_of
 from trainer.tracking.tracking import RunRecord, redact, store_uri
 
 
@@ -34,7 +35,7 @@ def main(args: list[str] | None = None) -> None:
     try:
         Delivery(folder, record).end()
     except Exception as error:  # MLflow, requests and SQLAlchemy share no class for this
-        raise InputError(redact(f"MLflow at {store_uri()} cannot be used: {error}")) from None
+        raise InputError(fault_of(error).line) from None
     finally:
         lock.close()
     print(f"MLflow at {redact(store_uri())} has all records of {folder}")

@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from data_pipeline.output import write_text
+from data_pipeline.output import write_text, writing
+from trainer.tracking.outages import FilesRefused, Refused, check_active, fault_of
 from trainer.tracking.run_files import parse_record
 from trainer.tracking.tracking import UNDELIVERED, RunRecord, Status, mend, redact, store_uri
 
@@ -27,6 +28,7 @@ LOG = logging.getLogger("trainer.tracking.delivery")
 
 POLL = 1.0  # seconds between two looks at the file
 LONGEST_PAUSE = 10.0  # seconds between two attempts at a server that is away
+FILES_WAIT = 40.0  # seconds after which a store of files that does not answer is told of
 ORPHAN_WAIT = 30.0  # seconds to deliver the rest when the trainer died without a word
 METRICS_PER_CALL, PARAMETERS_PER_CALL = 1000, 100  # MLflow's limits
 TAG = "sdst_run"
@@ -41,9 +43,13 @@ class Delivery:
     def __init__(self, folder: Path, record: RunRecord) -> None:
         self._folder, self._record = folder, record
         self._client: Any = None
+        self._artifacts = ""
         self._run: Any = None
         self._known: dict[str, set[int]] = {}  # kind -> steps that the server has
         self._offset = 0  # in metrics.jsonl: what lies before it is on the server
+        self._files_tried = False
+        self.ended = False
+        """Whether the server has all records and the status, if not the files."""
 
     def send(self) -> None:
         """Deliver every whole record of metrics.jsonl that the server has not."""
@@ -61,19 +67,65 @@ class Delivery:
 
     def end(self) -> None:
         """Deliver the rest, the kept files and the status. A run that is still called running, now
-        that nobody trains it, has failed."""
+        that nobody trains it, has failed. Raises FilesRefused where the rest alone has arrived."""
         self._record = RunRecord.read(self._folder) or self._record
+        self._files_tried = True
         self.send()
-        has = {item.path for item in self._client.list_artifacts(self._run)}
-        for name in self._record.artifacts:
-            # Of a link, what it points to would be sent.
-            if not (self._folder / name).is_file() or (self._folder / name).is_symlink():
-                LOG.warning("%s: no such file; MLflow gets the others", self._folder / name)
-            elif name not in has:
-                self._client.log_artifact(self._run, str(self._folder / name))
         status: Status = "FAILED" if self._record.status == "RUNNING" else self._record.status
-        ended = self._record.ended or (self._folder / "metrics.jsonl").stat().st_mtime
-        self._client.set_terminated(self._run, status, int(ended * 1000))
+        try:
+            self._send_files()
+        finally:
+            self._client.set_terminated(self._run, status, int(self._end_time() * 1000))
+            self.ended = True
+
+    def _end_time(self) -> float:
+        if self._record.ended:
+            return self._record.ended
+        path = self._folder / "metrics.jsonl"
+        return path.stat().st_mtime if path.is_file() else time.time()
+
+    def _send_files(self) -> None:
+        try:
+            has = {item.path for item in self._client.list_artifacts(self._run)}
+            for name in self._record.artifacts:
+                # Of a link, what it points to would be sent.
+                if not (self._folder / name).is_file() or (self._folder / name).is_symlink():
+                    LOG.warning("%s: no such file; MLflow gets the others", self._folder / name)
+                elif name not in has:
+                    self._client.log_artifact(self._run, str(self._folder / name))
+        except Exception as error:
+            raise self._files_refused(error) from error
+
+    def _files_refused(self, error: Exception) -> FilesRefused:
+        return FilesRefused(
+            f"takes records, and cannot keep files in {self._artifacts} "
+            f"({' '.join(str(error).split())[:200]}); make that writable from here, or have the "
+            "server take them (mlflow server --serve-artifacts)"
+        )
+
+    def _try_files(self) -> None:
+        """Send the first of the kept files now: what stands in the way is known before the end."""
+        done = threading.Event()
+
+        def send() -> None:
+            try:
+                self._client.log_artifact(self._run, str(self._folder / "config.yaml"))
+            except Exception as error:
+                LOG.warning("%s", fault_of(self._files_refused(error)).line)
+            finally:
+                done.set()
+
+        def watch() -> None:
+            if not done.wait(FILES_WAIT):
+                slow = TimeoutError(f"no answer in {FILES_WAIT:.0f} s")
+                LOG.warning("%s", fault_of(self._files_refused(slow)).line)
+
+        self._files_tried = True
+        path = self._folder / "config.yaml"
+        if path.is_file() and not path.is_symlink():
+            # Beside the records, which do not wait for it.
+            for task in (send, watch):
+                threading.Thread(target=task, daemon=True).start()
 
     def waiting(self) -> int:
         """Records that the server is not known to have."""
@@ -91,17 +143,23 @@ class Delivery:
         record = self._record
         client = self._client = mlflow.MlflowClient(store_uri())
         found = client.get_experiment_by_name(record.experiment)
+        check_active(found)
         owner = found.experiment_id if found else client.create_experiment(record.experiment)
         runs = client.search_runs([owner], f"tags.{TAG} = '{record.key}'")
         if runs:
             run = runs[0]
         elif record.run_id is not None:  # the folder is new, its checkpoint was another's
             run = client.get_run(record.run_id)
+            if run.info.lifecycle_stage == "deleted":
+                raise Refused(
+                    f"the run {run.info.run_id} was deleted; restore it with: mlflow runs restore "
+                    f"--run-id {run.info.run_id}, or remove {self._folder / 'tracking.json'}"
+                )
             client.set_tag(run.info.run_id, TAG, record.key)
         else:
             tags = record.tags | {TAG: record.key}
             run = client.create_run(owner, int(record.begun * 1000), tags, record.name)
-        self._run = run.info.run_id
+        self._run, self._artifacts = run.info.run_id, redact(str(run.info.artifact_uri))
         if record.status == "RUNNING" and run.info.status != "RUNNING":
             client.update_run(self._run, status="RUNNING")
         missing = [
@@ -113,6 +171,8 @@ class Delivery:
             some = missing[first : first + PARAMETERS_PER_CALL]
             client.log_batch(self._run, params=some)
         write_text(self._folder / "mlflow_run", self._run)
+        if not self._files_tried:
+            self._try_files()
 
     def _pending(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Whole records behind the offset, each with the offset behind it."""
@@ -188,7 +248,7 @@ def follow(folder: Path, trainer: IO[bytes]) -> int:
 
     threading.Thread(target=watch, daemon=True).start()
     lock = hold(folder, wait=True)
-    pause, away = POLL, False
+    pause, away = POLL, ""
     while not done.is_set():
         last = closed.is_set()
         try:
@@ -197,11 +257,17 @@ def follow(folder: Path, trainer: IO[bytes]) -> int:
                 done.set()
             if away:
                 LOG.warning("MLflow at %s takes records again", redact(store_uri()))
-            pause, away = POLL, False
-        except Exception as error:  # an outage, whatever its class: the training must not notice
-            if not away:
-                LOG.warning("MLflow at %s cannot be used now: %s", redact(store_uri()), error)
-            pause, away = min(2 * pause, LONGEST_PAUSE), True
+            pause, away = POLL, ""
+        except Exception as error:  # whatever it is: the training must not notice
+            fault = fault_of(error)
+            kind = "an outage" if fault.outage else type(error).__name__
+            if kind != away:  # told once
+                LOG.warning("%s", fault.line)
+            pause, away = min(2 * pause, LONGEST_PAUSE), kind
+            if last and not fault.outage:  # waiting would not mend it
+                done.set()
+                say_what_is_missing(folder, delivery)
+                return UNDELIVERED
             if last:
                 time.sleep(POLL)
         closed.wait(pause)
@@ -211,18 +277,19 @@ def follow(folder: Path, trainer: IO[bytes]) -> int:
 
 def hold(folder: Path, wait: bool) -> IO[str]:
     """Be the only one who delivers this run's records; BlockingIOError if another does."""
-    lock = open(folder / ".tracking.lock", "w")  # noqa: SIM115 - held until the caller closes it
+    with writing(folder / ".tracking.lock"):
+        lock = open(folder / ".tracking.lock", "w")  # noqa: SIM115 - held until the caller closes it
     fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     return lock
 
 
 def say_what_is_missing(folder: Path, delivery: Delivery) -> None:
     """One line: how much did not arrive, and how to send it."""
+    records = f"{delivery.waiting()} records and the end of the run"
     LOG.warning(
-        "MLflow at %s did not take everything in time (%d records and the end of the run are "
-        "missing); %s",
+        "MLflow at %s did not take everything in time (%s are missing); %s",
         redact(store_uri()),
-        delivery.waiting(),
+        "the run's files" if delivery.ended else records,
         mend(folder),
     )
 
