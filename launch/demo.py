@@ -7,12 +7,17 @@ it, without a password). Uploads are deleted when nobody used them for --keep mi
 ones push them out, and at the end. Needs no network; install with: pip install 'sdst[demo]'.
 """
 
+import contextlib
+import fcntl
 import logging
 import os
+import shutil
 import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +30,7 @@ from trainer.pictures.pages import fill
 if TYPE_CHECKING:
     from trainer.inference.predict import Grounder
 
+PREFIX = "sdst-demo-"
 SWEEP = 30.0  # seconds between two looks for what is to be deleted
 
 
@@ -50,10 +56,32 @@ def main(args: list[str] | None = None) -> None:
 
     folder = find_model(options.model)  # before the model is loaded, which takes a while
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing is left behind
-    with tempfile.TemporaryDirectory(prefix="sdst-demo-") as temporary:
+    with own_folder() as temporary:
         grounder = load(options)
         grounder.encoder.load()  # so that the first answer does not wait for it
-        serve(grounder, folder.parent, Path(temporary), options)
+        serve(grounder, folder.parent, temporary, options)
+
+
+@contextmanager
+def own_folder() -> Iterator[Path]:
+    """A temporary folder, gone afterwards; those of servers that were killed go now.
+
+    Whoever serves holds a lock in theirs.
+    """
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError), open(_lock_of(path), "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: it is serving
+            shutil.rmtree(path)
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as name, open(_lock_of(name), "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Path(name)
+
+
+def _lock_of(folder: str | Path) -> Path:
+    path = Path(folder)
+    if path.is_symlink() or path.stat().st_uid != os.getuid():
+        raise PermissionError(f"{path}: is not ours")
+    return path / ".lock"
 
 
 def serve(grounder: "Grounder", run: Path, temporary: Path, options: Any) -> None:
@@ -63,6 +91,10 @@ def serve(grounder: "Grounder", run: Path, temporary: Path, options: Any) -> Non
     """
     # Gradio reads them when it is imported: where it writes, and that it reports nothing home.
     os.environ |= {"GRADIO_TEMP_DIR": str(temporary / "gradio"), "GRADIO_ANALYTICS_ENABLED": "0"}
+    # It asks its own address whether it is there, and no other: a proxy would not know it.
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        for spelling in (name, name.upper()):
+            os.environ.pop(spelling, None)
     try:
         from launch import demo_page, demo_server
     except ModuleNotFoundError as error:
@@ -72,11 +104,12 @@ def serve(grounder: "Grounder", run: Path, temporary: Path, options: Any) -> Non
     page = demo_page.Page(grounder, videos, find_examples(run))
     most = round(1e6 * options.max_upload)
     blocks = demo_page.build(page, run.resolve().name, most)
+    calls = {number: len(function.inputs) for number, function in blocks.fns.items()}
     try:
         _, address, _ = blocks.launch(
             server_name=options.host,
             server_port=options.port,
-            app_kwargs=demo_server.app_options(options.host, videos, most),
+            app_kwargs=demo_server.app_options(options.host, videos, most, calls),
             theme=demo_page.theme(),
             head=f"<style>{fill('demo.css')}</style><script>{fill('demo.js')}</script>"
             '<script src="charts.js" defer></script>',

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,12 +11,14 @@ from typing import Any
 
 import gradio as gr
 
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, told
 from launch.demo_videos import Example, Video, Videos, sentence
 from launch.predict_batch import VIDEO_SUFFIXES, to_json
 from trainer.inference.predict import Grounder, Grounding
 from trainer.pictures.examples import draw_timeline
 from trainer.pictures.pages import fill
+
+LOG = logging.getLogger(__name__)
 
 SHOWN = 5  # windows of a sentence
 MOST_SENTENCES = 20  # at once
@@ -37,19 +40,27 @@ class Page:
 
     def choose(self, event: gr.EventData) -> tuple[str, str, str, str]:
         """An example was chosen: player, key, sentences, no answer yet."""
-        example = self.examples[event.example]
+        number = _given(event, "example")
+        if type(number) is not int or not 0 <= number < len(self.examples):
+            player, key = self._shown(self._no_example)
+            return player, key, "", ""
+        example = self.examples[number]
         player, key = self._shown(lambda: self.videos.open(example.path))
         return player, key, "\n".join(example.sentences), ""
 
+    def _no_example(self) -> Video:
+        raise InputError("There is no such example; reload the page")
+
     def uploaded(self, event: gr.EventData) -> tuple[str, str, str]:
         """A video has arrived: player, key, no answer yet."""
-        return *self._shown(lambda: self.videos.get(event.key)), ""
+        key = _given(event, "key")
+        return *self._shown(lambda: self.videos.get(key if isinstance(key, str) else "")), ""
 
     def _shown(self, find: Callable[[], Video]) -> tuple[str, str]:
         try:
             video = find()
-        except InputError as error:
-            return fill("demo_player.html", video=None, fault=sentence(error)), ""
+        except Exception as error:
+            return fill("demo_player.html", video=None, fault=_fault(error)), ""
         return fill("demo_player.html", video=video), video.key
 
     def ask(self, key: str, text: str, progress: Any) -> str:
@@ -65,8 +76,8 @@ class Page:
             encoded = time.perf_counter()
             found = self.grounder.predict(features, sentences)
             answered = time.perf_counter()
-        except InputError as error:
-            return fill("demo_answer.html", fault=sentence(error))
+        except Exception as error:
+            return fill("demo_answer.html", fault=_fault(error))
         looked = "encoded before" if known else f"encoded in {encoded - begin:.1f} s"
         summary = (
             f"Clips of {features.clip_length:g} s: {len(features.features)}, {looked}; "
@@ -81,6 +92,19 @@ class Page:
             progress(share, desc="Looking through the video")
 
         return watch
+
+
+def _given(event: gr.EventData, name: str) -> Any:
+    """What a browser says of an event, None where it does not."""
+    return event._data.get(name) if isinstance(event._data, dict) else None
+
+
+def _fault(error: Exception) -> str:
+    """What is wrong, as it is shown; what nobody expected is told to the operator too."""
+    if not isinstance(error, InputError):
+        LOG.warning("not answered: %s", told(error))
+        return "Something went wrong with this video. Its cause is in the server's log."
+    return sentence(error)
 
 
 def _sentences(text: str) -> list[str]:

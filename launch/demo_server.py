@@ -1,6 +1,8 @@
 """What does the demo page's server answer, beside what Gradio does for its own page?"""
 
 import re
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
 
@@ -9,11 +11,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from data_pipeline.errors import InputError
+from data_pipeline.untrusted import parse_json
 from launch.demo_videos import Videos, sentence
 from trainer.pictures.pages import chart_scripts
 
@@ -42,11 +45,21 @@ upload called .html would be a page of ours."""
 
 LOOPBACK = ("127.0.0.1", "localhost")
 
+CALL = "/gradio_api/queue/join"
+MOST_CALL = 1 << 18
+"""Bytes of a call: twenty sentences of five hundred letters, whatever the alphabet."""
+SESSION = re.compile(r"[\w-]{1,64}")
 
-def app_options(host: str, videos: Videos, most: int) -> dict[str, Any]:
-    """What Gradio's application is made with, to listen on `host`; uploads have `most` bytes."""
+
+def app_options(
+    host: str, videos: Videos, most: int, calls: Mapping[int, int] = MappingProxyType({})
+) -> dict[str, Any]:
+    """What Gradio's application is made with, to listen on `host`; uploads have `most` bytes.
+
+    `calls` are the numbers of the page's functions, and how many values each takes.
+    """
     processing_utils.async_ssrf_protected_download = _refuse
-    guards = [Middleware(Guard)]
+    guards = [Middleware(Guard, calls=calls)]
     if host in LOOPBACK:
         # Another site's name that leads here (DNS rebinding) does not make its pages ours.
         guards.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK)))
@@ -61,11 +74,15 @@ async def _refuse(*_: Any, **__: Any) -> str:
 class Guard:
     """Answers what the page needs and nothing else, and says so to browsers."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, calls: Mapping[int, int]) -> None:
         self._app = app
+        self._calls = calls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -79,15 +96,85 @@ class Guard:
             await send(message)
 
         app = self._app if _answered(scope) else PlainTextResponse("There is nothing here.", 404)
+        if app is self._app and scope["path"] == CALL:
+            body = await _body(scope, receive)
+            if body is None:
+                app = JSONResponse({"detail": "The call is too long."}, 413)
+            elif fault := _call_fault(body, self._calls):
+                app = JSONResponse({"detail": fault}, 400)
+            else:
+                receive = _again(body, receive)
         await app(scope, receive, send_with_headers)
 
 
 def _answered(scope: Scope) -> bool:
     if scope["method"] in ("GET", "HEAD"):
         return READ.fullmatch(scope["path"]) is not None
-    # A page of another site cannot have the visitor's browser upload or ask.
-    origin = dict(scope["headers"]).get(b"sec-fetch-site", b"same-origin")
-    return origin == b"same-origin" and WRITTEN.fullmatch(scope["path"]) is not None
+    written = scope["method"] == "POST" and WRITTEN.fullmatch(scope["path"]) is not None
+    return written and _same_origin(scope["headers"])
+
+
+def _same_origin(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether no page of another site has the visitor's browser upload or ask.
+
+    Browsers say where a request comes from by Sec-Fetch-Site, but to addresses without https other
+    than this machine's only by Origin. (Behind a proxy, Host need not be what the browser sees.)
+    """
+    told = [(name, value) for name, value in headers if name in (b"sec-fetch-site", b"origin")]
+    sites = [value for name, value in told if name == b"sec-fetch-site"]
+    if sites:
+        return all(value == b"same-origin" for value in sites)
+    hosts = [value.lower() for name, value in headers if name == b"host"]
+    return all([value.lower().partition(b"://")[2]] == hosts for _, value in told)
+
+
+async def _body(scope: Scope, receive: Receive) -> bytes | None:
+    """The body of a call; None where it is longer than any, of which the rest is not read."""
+    body = b""
+    while True:
+        message = await receive()
+        body += bytes(message.get("body", b""))
+        if len(body) > MOST_CALL:
+            return None
+        if not message.get("more_body", False):
+            return body
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """`receive` of a request whose body has been read."""
+    left = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return left.pop() if left else await receive()
+
+    return replay
+
+
+def _call_fault(body: bytes, calls: Mapping[int, int]) -> str | None:
+    """Why Gradio, which would fail with a trace, does not get a call; None where it does."""
+    try:
+        call = parse_json(body, "The call")
+    except InputError as error:
+        return sentence(error)
+    if not isinstance(call, dict):
+        return "The call is no JSON object."
+    number, data, event = (call.get(name) for name in ("fn_index", "data", "event_data"))
+    if type(number) is not int or number not in calls:
+        return "The page has no such function; reload it."
+    if not isinstance(data, list) or len(data) != calls[number]:
+        return "The call has another number of values than the function takes."
+    if not all(value is None or isinstance(value, str) for value in data):
+        return "The call's values are no text."
+    if not (event is None or isinstance(event, dict)):
+        return "The call's event is no JSON object."
+    session, trigger = call.get("session_hash"), call.get("trigger_id")
+    if not isinstance(session, str) or not SESSION.fullmatch(session):
+        return "The call names no session."
+    if not (trigger is None or (type(trigger) is int and abs(trigger) < 1 << 31)):
+        return "The call names no trigger."
+    if call.keys() - {"fn_index", "data", "event_data", "session_hash", "trigger_id"}:
+        return "The call holds more than the page sends."
+    return None
 
 
 def _routes(videos: Videos, most: int) -> list[Route]:
@@ -98,7 +185,8 @@ def _routes(videos: Videos, most: int) -> list[Route]:
         try:
             with videos.room(unquote(request.headers.get("x-name", ""))) as path:
                 too_large = InputError(f"{path.name}: has more than {most / 1e6:g} MB")
-                if int(request.headers.get("content-length", 0)) > most:
+                length = request.headers.get("content-length", "0")
+                if length.isascii() and length.isdigit() and int(length[:20]) > most:
                     raise too_large
                 size = 0
                 with path.open("wb") as file:

@@ -1,5 +1,6 @@
 """Which videos does the demo page hold, and when are they forgotten?"""
 
+import logging
 import re
 import secrets
 import shutil
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, told
 from data_pipeline.untrusted import iter_rows, reading
 from data_pipeline.video import VideoFile
 from trainer.cli import load_config
@@ -24,6 +25,8 @@ from trainer.pictures.thumbnails import data_uri, film_strip
 if TYPE_CHECKING:
     from data_pipeline.extraction.encoding import VideoFeatures
     from trainer.inference.predict import Grounder
+
+LOG = logging.getLogger(__name__)
 
 EXAMPLES = 6  # videos offered
 SENTENCES = 2  # offered with each
@@ -43,22 +46,29 @@ class Example:
 
 def find_examples(run: Path) -> list[Example]:
     """Examples from a run's folder; none where its predictions or usable videos are not there."""
-    if not (run / "predictions.jsonl").is_file() or not (run / "config.yaml").is_file():
-        return []
-    folder = load_config(Config, run / "config.yaml").videos
-    asked: dict[str, list[str]] = {}
     path = run / "predictions.jsonl"
-    with reading(path, "evaluate the run again"):
-        for _, row in iter_rows(path, nan=True):
-            asked.setdefault(str(row["vid"]), []).append(str(row["query"]))
+    if not path.is_file() or not (run / "config.yaml").is_file():
+        return []
+    asked: dict[str, list[str]] = {}
+    try:
+        folder = load_config(Config, run / "config.yaml").videos
+        with reading(path, "evaluate the run again"):
+            for _, row in iter_rows(path, nan=True):
+                sentences = asked.setdefault(str(row["vid"]), [])
+                if len(sentences) < SENTENCES:
+                    sentences.append(str(row["query"]))
+    except InputError as error:  # the model is what is asked for
+        LOG.warning("no examples: %s", error)
+        return []
     examples: list[Example] = []
     for vid, sentences in asked.items():
         try:
             path = find_video(folder, vid)
             (picture,) = film_strip(path, 1.0, count=1, height=120)
-        except InputError:
+        except Exception as error:  # not there, or odd: others are offered
+            LOG.debug("no example: %s", told(error))
             continue
-        examples.append(Example(path, tuple(sentences[:SENTENCES]), data_uri(picture)))
+        examples.append(Example(path, tuple(sentences), data_uri(picture)))
         if len(examples) == EXAMPLES:
             break
     return examples
@@ -192,6 +202,8 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(str(error).replace(str(path), path.name)) from error
+    except Exception as error:  # whatever an odd video trips
+        raise InputError(f"{path.name}: cannot be used ({told(error)})") from error
 
 
 def sentence(error: InputError) -> str:

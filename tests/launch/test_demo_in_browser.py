@@ -80,11 +80,11 @@ class Server:
     `temporary` is where it writes, `printed` a file of what it prints.
     """
 
-    def __init__(self, run: Path, temporary: Path) -> None:
+    def __init__(self, run: Path, temporary: Path, files: Path | None = None) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
-        self.temporary = temporary / "files"
-        self.temporary.mkdir()
+        self.temporary = files or temporary / "files"
+        self.temporary.mkdir(exist_ok=True)
         self.printed = temporary / "printed"
         self.address = f"http://127.0.0.1:{self.port}/"
         command = [sys.executable, "-m", "launch.demo", "--model", str(run)]
@@ -345,18 +345,45 @@ def test_a_path_in_the_place_of_a_sentence_is_refused(server: Server) -> None:
     secret = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
     body = {"fn_index": ask["id"], "data": [None, secret], "session_hash": "some"}
     headers = {"Content-Type": "application/json"}
-    assert server.send("POST", "/gradio_api/queue/join", json.dumps(body), headers)[0] == 200
-    _, events = server.send("GET", "/gradio_api/queue/data?session_hash=some")
-    assert '"success":false' in events
-    assert "root:" not in events
+    printed = server.printed.read_bytes()
+    status, text = server.send("POST", "/gradio_api/queue/join", json.dumps(body), headers)
+    assert (status, text) == (400, '{"detail":"The call\'s values are no text."}')
+    for change in ({"fn_index": 99}, {"fn_index": -1}, {"data": [None]}, {"session_hash": None}):
+        call = json.dumps(body | {"data": [None, "a dog"]} | change)
+        assert server.send("POST", "/gradio_api/queue/join", call, headers)[0] == 400
+    assert server.send("POST", "/gradio_api/queue/join", b"\xff", headers)[0] == 400
+    call = json.dumps(body | {"data": [None, "x" * 300_000]})
+    assert server.send("POST", "/gradio_api/queue/join", call, headers)[0] == 413
+    assert server.printed.read_bytes() == printed
     copies = [path for path in server.temporary.rglob("*") if path.is_file()]
     assert not [path for path in copies if b"root:" in path.read_bytes()]
+
+
+def test_an_event_that_no_page_sends_is_answered_without_a_trace(server: Server) -> None:
+    printed = server.printed.read_bytes()
+    _, text = server.send("GET", "/")
+    config = json.loads(re.search(r"window\.gradio_config = (\{.*?\});</script>", text)[1])
+    of = {d["api_name"]: d["id"] for d in config["dependencies"]}
+    headers = {"Content-Type": "application/json"}
+    odd = [{"example": 10**9}, {"example": -1}, {"example": "0"}, {}, None, {"key": ["x"]}]
+    for number, event in enumerate(odd):
+        for name in ("choose", "uploaded"):
+            session = f"{name}{number}"
+            call = {"fn_index": of[name], "data": [], "event_data": event, "session_hash": session}
+            body = json.dumps(call)
+            assert server.send("POST", "/gradio_api/queue/join", body, headers)[0] == 200
+            _, events = server.send("GET", f"/gradio_api/queue/data?session_hash={session}")
+            assert '"success":true' in events
+            assert ("There is no such example" in events) or ("no longer kept here" in events)
+    assert server.printed.read_bytes() == printed
 
 
 def test_another_sites_page_can_neither_upload_nor_lead_its_name_here(server: Server) -> None:
     strange = {"Sec-Fetch-Site": "cross-site"}
     assert server.send("POST", "/videos", b"film", strange)[0] == 404
     assert server.send("POST", "/gradio_api/queue/join", "{}", strange)[0] == 404
+    strange = {"Origin": "http://evil.example"}
+    assert server.send("POST", "/videos", b"film", strange)[0] == 404
     assert server.send("GET", "/", headers={"Host": "evil.example"})[0] == 400
 
 
@@ -381,7 +408,30 @@ def test_browsers_are_told_to_load_from_nowhere_else(server: Server) -> None:
     assert "fonts.g" not in answer.read().decode()
 
 
-# How it ends
+# How it begins and ends
+
+
+def test_a_proxy_does_not_hinder_it_and_the_next_start_sweeps_what_a_kill_left(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    killed = Server(run, tmp_path)
+    _, key = killed.send("POST", "/videos", film(tmp_path / "film.mp4").read_bytes())
+    assert list(killed.temporary.rglob("video")), key
+    killed.process.kill()
+    killed.process.wait()
+    left = set(killed.temporary.iterdir())
+    assert left
+    killed.temporary.rename(tmp_path / "moved")
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
+    second = Server(run, tmp_path, tmp_path / "moved")
+    try:
+        assert not {tmp_path / "moved" / path.name for path in left} & {*second.temporary.iterdir()}
+        assert second.send("GET", "/")[0] == 200
+    finally:
+        second.process.kill()
+        second.process.wait()
 
 
 def test_ctrl_c_ends_it_with_one_line_and_leaves_nothing(
