@@ -127,6 +127,9 @@ def show(comparison: Comparison, console: Console) -> None:
         table.add_row(
             f"{group.name}{seeds}", *(_score(group.figures[name]) for name in comparison.metrics)
         )
+    for name, numbers in comparison.references.items():
+        scores = (f"{numbers[metric]:.2f}" for metric in comparison.metrics)
+        table.add_row(f"({name})", *scores, style="dim")
     console.print(table)
     if any(f.difference for group in groups for f in group.figures.values()):
         table = _table(

@@ -1,6 +1,7 @@
 """A page to try a trained model on: choose or upload a video, write sentences, see where it is.
 
     python -m launch.demo --model runs/quickstart
+    python -m launch.demo --model zero-shot --encoder configs/extract/clip_b32.yaml
 
 It is served to this machine only, unless --host says otherwise (0.0.0.0: to everyone who can reach
 it, without a password). Uploads are deleted when nobody used them for --keep minutes, when newer
@@ -23,12 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 from data_pipeline.errors import InputError
 from launch.demo_videos import Videos, find_examples
-from launch.predict import load
+from launch.predict import add_encoder, check_encoder, load
+from launch.predict_batch import is_zero_shot
 from trainer.cli import command, make_parser, parse
 from trainer.pictures.pages import fill
 
 if TYPE_CHECKING:
-    from trainer.inference.predict import Grounder
+    from trainer.inference.predict import VideoGrounder
 
 PREFIX = "sdst-demo-"
 SWEEP = 30.0  # seconds between two looks for what is to be deleted
@@ -39,8 +41,12 @@ def main(args: list[str] | None = None) -> None:
     """Read the command line, load the model and serve until Ctrl-C."""
     parser = make_parser(__doc__)
     parser.add_argument(
-        "--model", type=Path, default=Path("runs/quickstart"), help="folder of a run or its model"
+        "--model",
+        type=Path,
+        default=Path("runs/quickstart"),
+        help="folder of a run or its model; zero-shot: none, the encoders alone answer",
     )
+    add_encoder(parser)
     parser.add_argument(
         "--device", type=str | None, help="PyTorch device; a GPU where there is one"
     )
@@ -54,12 +60,15 @@ def main(args: list[str] | None = None) -> None:
         raise InputError("--max-upload, --keep and --videos must be positive")
     from trainer.inference.pretrained import find_model
 
-    folder = find_model(options.model)  # before the model is loaded, which takes a while
+    check_encoder(options)
+    zero_shot = is_zero_shot(options.model)
+    # Before the model is loaded, which takes a while.
+    run = options.model if zero_shot else find_model(options.model).parent
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing is left behind
     with own_folder() as temporary:
         grounder = load(options)
         grounder.encoder.load()  # so that the first answer does not wait for it
-        serve(grounder, folder.parent, temporary, options)
+        serve(grounder, run, temporary, options)
 
 
 @contextmanager
@@ -84,7 +93,7 @@ def _lock_of(folder: str | Path) -> Path:
     return path / ".lock"
 
 
-def serve(grounder: "Grounder", run: Path, temporary: Path, options: Any) -> None:
+def serve(grounder: "VideoGrounder", run: Path, temporary: Path, options: Any) -> None:
     """Serve the page until an interrupt; what it writes lies in `temporary`.
 
     Raises InputError where Gradio is not installed or the address cannot be listened on.

@@ -14,7 +14,7 @@ import gradio as gr
 from data_pipeline.errors import InputError, told
 from launch.demo_videos import Example, Video, Videos, sentence
 from launch.predict_batch import VIDEO_SUFFIXES, to_json
-from trainer.inference.predict import Grounder, Grounding
+from trainer.inference.predict import Grounding, VideoGrounder
 from trainer.pictures.examples import draw_timeline
 from trainer.pictures.pages import fill
 
@@ -32,7 +32,9 @@ class Page:
     grounder: answers. videos: those at hand. examples: those on offer. `stopping` ends what runs.
     """
 
-    def __init__(self, grounder: Grounder, videos: Videos, examples: Sequence[Example]) -> None:
+    def __init__(
+        self, grounder: VideoGrounder, videos: Videos, examples: Sequence[Example]
+    ) -> None:
         self.grounder = grounder
         self.videos = videos
         self.examples = examples
@@ -124,6 +126,7 @@ def _answer(video: Video, found: Sequence[Grounding], summary: str) -> str:
     drawn = []
     for number, grounding in enumerate(found, start=1):
         lines = draw_timeline(grounding.timeline(), SHOWN) | {"strip": video.strip}
+        lines["warning"] = grounding.warning
         for rank, window in enumerate(lines["found"], start=1):
             seconds = f"{window['start']:.3f}-{window['end']:.3f}"
             window["clip"] = f"videos/{video.key}/{seconds}.mp4"

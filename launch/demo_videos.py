@@ -24,7 +24,7 @@ from trainer.pictures.thumbnails import data_uri, film_strip
 
 if TYPE_CHECKING:
     from data_pipeline.extraction.encoding import VideoFeatures
-    from trainer.inference.predict import Grounder
+    from trainer.inference.predict import VideoGrounder
 
 LOG = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class Video:
         return self._features is not None
 
     def features(
-        self, grounder: "Grounder", progress: Callable[[float], None] | None = None
+        self, grounder: "VideoGrounder", progress: Callable[[float], None] | None = None
     ) -> "VideoFeatures":
         """The features, made once; `progress` and errors as `Grounder.encode`."""
         if self._features is None:

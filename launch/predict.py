@@ -3,6 +3,8 @@
     python -m launch.predict holiday.mp4 "a dog jumps into the water" "people wave"
     python -m launch.predict holiday.mp4 "people wave" --plot wave.png --clips cut/
     python -m launch.predict videos/ --queries queries.txt --output found/
+    python -m launch.predict holiday.mp4 "people wave" --model zero-shot \\
+        --encoder configs/extract/clip_b32.yaml
 
 The first form prints a table for each sentence. A folder of videos, or a .txt file that lists one
 video a line, runs as a batch: one JSON file per video in --output; the same command goes on where
@@ -24,6 +26,7 @@ from data_pipeline.output import NotWritten, check_file, check_folder, make_fold
 from launch.predict_batch import (
     find_videos,
     is_batch,
+    is_zero_shot,
     predict_batch,
     read_queries,
     to_json,
@@ -35,7 +38,7 @@ from trainer.pictures.thumbnails import film_strip
 from trainer.pictures.timeline import clock
 
 if TYPE_CHECKING:
-    from trainer.inference.predict import Grounder, Grounding
+    from trainer.inference.predict import Grounding, VideoGrounder
 
 LEVELS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 60
@@ -54,8 +57,9 @@ def main(args: list[str] | None = None) -> int:
         "--model",
         type=Path,
         default=Path("runs/quickstart"),
-        help="folder of a run or of its model",
+        help="folder of a run or of its model; zero-shot: none, the encoders alone answer",
     )
+    add_encoder(parser)
     parser.add_argument(
         "--device", type=str | None, help="PyTorch device; a GPU where there is one"
     )
@@ -72,6 +76,7 @@ def main(args: list[str] | None = None) -> int:
         raise InputError("nothing to look for; add a sentence in quotes, or --queries FILE")
     if options.top < 1:
         raise InputError("--top must be at least 1")
+    check_encoder(options)
     # Whatever can be refused is refused before a model is loaded.
     videos = find_videos(options.video)
     if not is_batch(options.video):
@@ -90,6 +95,27 @@ def main(args: list[str] | None = None) -> int:
     return predict_batch(load(options), options.model, videos, sentences, options.output)
 
 
+def add_encoder(parser: Any) -> None:
+    """Add the flag that says which encoders answer without a model."""
+    parser.add_argument(
+        "--encoder",
+        type=Path | None,
+        help="with --model zero-shot: YAML file whose section 'encoder' describes CLIP-like "
+        "encoders, as those of launch.extract do",
+    )
+
+
+def check_encoder(options: Any) -> None:
+    """Raise InputError unless --encoder is there where it is needed, and only there."""
+    if is_zero_shot(options.model) and options.encoder is None:
+        raise InputError(
+            "--model zero-shot needs encoders that answer by themselves; name them with "
+            "--encoder configs/extract/clip_b32.yaml"
+        )
+    if options.encoder is not None and not is_zero_shot(options.model):
+        raise InputError("--encoder is for --model zero-shot: a model names its own encoders")
+
+
 def check_outputs(options: Any) -> None:
     """Raise InputError where a result could not be written."""
     if options.plot is not None and options.plot.suffix.lower() != ".png":
@@ -101,17 +127,20 @@ def check_outputs(options: Any) -> None:
         check_folder(options.clips)
 
 
-def load(options: Any) -> "Grounder":
-    """The model; a package that its encoders lack is told as one line with the install command."""
+def load(options: Any) -> "VideoGrounder":
+    """What answers; a package that its encoders lack is told as one line with the way to it."""
     from trainer.inference.predict import Grounder
+    from trainer.inference.zero_shot import ZeroShotGrounder
 
     try:
+        if is_zero_shot(options.model):
+            return ZeroShotGrounder.from_encoder(options.encoder, options.device)
         return Grounder.from_pretrained(options.model, options.device)
     except ImportError as error:
         raise InputError(str(error)) from error
 
 
-def predict_one(grounder: "Grounder", video: Path, sentences: list[str], options: Any) -> None:
+def predict_one(grounder: "VideoGrounder", video: Path, sentences: list[str], options: Any) -> None:
     """Ground in one video and show the results in every form that `options` ask for."""
     quiet = options.json is not None and str(options.json) == "-"
     console = terminal(stderr=quiet)
@@ -119,6 +148,8 @@ def predict_one(grounder: "Grounder", video: Path, sentences: list[str], options
         found = grounder.predict(video, sentences)
     for grounding in found:
         console.print(_table(grounding, options.top), "")
+        if grounding.warning:
+            console.print(Text(f"this sentence is {grounding.warning}", style="yellow"))
     if options.json is not None:
         text = json.dumps(to_json(video, found), ensure_ascii=False, indent=1)
         if quiet:

@@ -12,9 +12,10 @@ from data_pipeline.errors import InputError, told
 from data_pipeline.output import NotWritten, make_folder, write_text
 from data_pipeline.untrusted import read_json
 from trainer.cli import terminal
+from trainer.metrics import ZERO_SHOT
 
 if TYPE_CHECKING:
-    from trainer.inference.predict import Grounder, Grounding
+    from trainer.inference.predict import Grounding, VideoGrounder
 
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv"}
 FAILED = 1  # exit status of a batch in which some video could not be used
@@ -65,7 +66,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def predict_batch(
-    grounder: "Grounder", model: Path, videos: list[Path], sentences: list[str], output: Path
+    grounder: "VideoGrounder", model: Path, videos: list[Path], sentences: list[str], output: Path
 ) -> int:
     """Write `output/<video file name>.json` for each video; returns the exit status.
 
@@ -73,13 +74,12 @@ def predict_batch(
     that cannot be used is recorded in `failures.jsonl`, and the rest goes on.
     """
     make_folder(output)
-    from trainer.inference.pretrained import WEIGHTS, find_model
-
-    weights = hashlib.sha256((find_model(model) / WEIGHTS).read_bytes()).hexdigest()
+    weights = _identity(grounder, model)
     made = {"model": str(model), "weights_sha256": weights}
     todo = [video for video in videos if not _is_done(_place(output, video), weights, sentences)]
     console = terminal(stderr=True)
     failures: list[dict[str, str]] = []
+    cut: dict[str, str] = {}
     stopped: NotWritten | None = None
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
@@ -87,6 +87,7 @@ def predict_batch(
         for video in todo:
             try:
                 found = grounder.predict(video, sentences)
+                cut |= {each.query: each.warning for each in found if each.warning}
                 write_text(
                     _place(output, video),
                     json.dumps(made | to_json(video, found), ensure_ascii=False),
@@ -108,11 +109,28 @@ def predict_batch(
         stopped = stopped or error
     if stopped is not None:  # the disk: what is there is kept, and the same command goes on
         raise stopped
+    for query, warning in cut.items():
+        console.print(f"“{query}” is {warning}", style="yellow")
     console.print(
         f"{len(videos) - len(failures)} of {len(videos)} videos in {output}, "
         f"{len(videos) - len(todo)} of them from before; {len(failures)} skipped"
     )
     return FAILED if failures else 0
+
+
+def is_zero_shot(model: Path) -> bool:
+    """Whether no model is asked for: the encoders alone answer."""
+    return str(model) == ZERO_SHOT
+
+
+def _identity(grounder: "VideoGrounder", model: Path) -> str:
+    """SHA-256 of what answers."""
+    from trainer.inference.pretrained import WEIGHTS, find_model
+    from trainer.inference.zero_shot import ZeroShotGrounder
+
+    if isinstance(grounder, ZeroShotGrounder):
+        return grounder.identity()
+    return hashlib.sha256((find_model(model) / WEIGHTS).read_bytes()).hexdigest()
 
 
 def to_json(video: Path, found: "list[Grounding]") -> dict[str, Any]:

@@ -5,10 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainer.inference.predict import Grounder
+    from trainer.inference.zero_shot import ZeroShotGrounder
 
-__all__ = ["Grounder"]
+__all__ = ["Grounder", "ZeroShotGrounder"]
 
-_HOMES = {"Grounder": "trainer.inference.predict"}
+_HOMES = {
+    "Grounder": "trainer.inference.predict",
+    "ZeroShotGrounder": "trainer.inference.zero_shot",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -122,6 +122,24 @@ def load_config(schema: type[Config], path: Path) -> Config:
     return parse_config(schema, ["--config", str(path)])
 
 
+def load_section(schema: type[Config], path: Path, name: str) -> Config:
+    """The dataclass `schema` from the section `name` of a YAML file that holds others beside it.
+
+    Raises InputError, which names the file.
+    """
+    values = read_yaml(path)
+    if not isinstance(values, dict) or not isinstance(values.get(name), dict):
+        raise InputError(f"{path}: has no section {name!r}; is it the right file?")
+    check_sections(schema, values[name], str(path), name)
+    parser = _config_parser(schema, None)  # type: ignore[arg-type]
+    try:
+        found = parser.instantiate(parser.parse_object(values[name])).as_dict()
+        found.pop("config", None)
+        return schema(**found)
+    except Exception as error:  # as in `parse`
+        raise InputError(f"{path}: {_explain(str(error), parser, [])}") from error
+
+
 def dump_config(config: Any) -> str:
     """The YAML of a configuration dataclass; `load_config` reads it back unchanged."""
     return to_yaml(dataclasses.asdict(config))

@@ -26,6 +26,8 @@ from data_pipeline.features.samples import (
     Half,
     Sample,
     SampleEntry,
+    StoredQuery,
+    parse_details,
     parse_joint,
     parse_sample,
 )
@@ -171,16 +173,19 @@ class FeatureSet:
                 self.joint_width,
             )
 
-    def read_joint(self, index: int) -> Half:
-        """(L + queries, J): the joint vectors of sample `index`, by one read of theirs alone.
+    def read_joint(self, index: int) -> tuple[tuple[StoredQuery, ...], Half]:
+        """The queries of sample `index` and the joint vectors (L + queries, J), without the rest.
 
         Raises Damaged as `read`. The set must have a `joint_width`.
         """
         entry = self.samples[index]
         assert self.joint_width is not None
         with self.named(entry):
-            data = self.path(entry.shard).read_range(*entry.members[JOINT])
-            return parse_joint(memoryview(data), entry, self.joint_width)
+            tar = self.path(entry.shard)
+            details = tar.read_range(*entry.members["json"])
+            _, queries = parse_details(details, entry, self.provenance.clip_length)
+            data = tar.read_range(*entry.members[JOINT])
+            return queries, parse_joint(memoryview(data), entry, self.joint_width)
 
     def named(self, entry: SampleEntry) -> "Named":
         """A context that turns the faults of a sample's bytes into Damaged."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from data_pipeline.errors import InputError
 from trainer.comparison.runs import COSTS, FinishedRun
-from trainer.metrics import HEADLINES
+from trainer.metrics import HEADLINES, ZERO_SHOT, not_beaten
 from trainer.metrics.bootstrap import Difference, Interval, interval, resample
 from trainer.metrics.ragged import Floats
 
@@ -50,13 +50,15 @@ class Comparison:
     """Everything that tables and pages show.
 
     `groups`: the baseline first, then best first by the first of `metrics`, which are the headline
-    figures that all runs have. `parameters`: the settings that differ, name -> value per group.
+    figures that all runs have. `references`: what needs no training scores on the queries of the
+    baseline, by its name. `parameters`: the settings that differ, name -> value per group.
     `shared` and `provenance`: what is the same for all groups, and what is not, per group.
     `warnings`: why runs must not be compared; `notes`: what else a reader must know.
     """
 
     groups: tuple[Group, ...]
     metrics: tuple[str, ...]
+    references: dict[str, dict[str, float]]
     parameters: dict[str, tuple[str, ...]]
     provenance: dict[str, tuple[str, ...]]
     shared: dict[str, str]
@@ -106,9 +108,11 @@ def compare(
             *notes,
             f"no intervals for {_listed(silent)}: no per_query.json was kept with the run",
         ]
+    notes = [*notes, *_useless(groups, metrics)]
     return Comparison(
         groups=tuple(groups),
         metrics=metrics,
+        references=_references(groups[0], metrics),
         parameters=_differing(settings),
         provenance=_differing(origins),
         shared=_shared(origins),
@@ -232,6 +236,27 @@ def _group_draws(group: Sequence[FinishedRun], draws: dict[int, Floats]) -> Floa
     generator = np.random.default_rng(len(group))
     drawn = generator.integers(len(group), size=(len(group), len(rows)))
     return np.asarray(stacked[drawn, rows].mean(0))
+
+
+def _references(home: Group, metrics: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Those baselines of a run's report that have every one of `metrics`."""
+    found: dict[str, dict[str, float]] = home.runs[0].result["baselines"]
+    return {
+        name: {metric: numbers[metric] for metric in metrics}
+        for name, numbers in found.items()
+        if all(metric in numbers for metric in metrics)
+    }
+
+
+def _useless(groups: Sequence[Group], metrics: Sequence[str]) -> list[str]:
+    """A line for each group that does no better than its encoders alone."""
+    notes = []
+    for group in groups:
+        alone = group.runs[0].result["baselines"].get(ZERO_SHOT, {})
+        figures = {name: group.figures[name].value for name in metrics}
+        if unbeaten := not_beaten(figures, alone):
+            notes.append(f"{group.name} does not beat {ZERO_SHOT} in {', '.join(unbeaten)}")
+    return notes
 
 
 # What the figures measure

@@ -78,6 +78,10 @@ def to_markdown(comparison: Comparison) -> str:
             text = _score(figure, "±") + _bounds(figure)
             cells.append(f"**{text}**" if _clear(figure) else text)
         lines.append(_markdown_row(cells))
+    for name, numbers in comparison.references.items():
+        blanks = [""] * len(comparison.parameters)
+        cells = [f"{numbers[metric]:.2f}" for metric in comparison.metrics]
+        lines.append(_markdown_row([f"*{name}*", *blanks, *cells]))
     lines += ["", _caption(comparison)]
     lines += [f"\n**{warning}**" for warning in comparison.warnings]
     return "\n".join(lines) + "\n"
@@ -107,6 +111,11 @@ def to_latex(comparison: Comparison) -> str:
             text = _score(figure, "$\\pm$")
             cells.append(f"\\textbf{{{text}}}" if _clear(figure) else text)
         lines.append(" & ".join(cells) + " \\\\")
+    if comparison.references:
+        lines.append("\\midrule")
+    for name, numbers in comparison.references.items():
+        values = [f"{numbers[metric]:.2f}" for metric in comparison.metrics]
+        lines.append(" & ".join([_latex(name), *[""] * (left - 1), *values]) + " \\\\")
     lines += ["\\bottomrule", "\\end{tabular}", f"% {_caption(comparison)}"]
     return "\n".join(lines) + "\n"
 

@@ -6,6 +6,7 @@ for found in grounder.predict(video, ["a dog jumps into the water", "people wave
     print(found.query, found.windows[0])
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_pipeline.errors import InputError
-from data_pipeline.extraction.encoding import FeatureEncoder, VideoFeatures
+from data_pipeline.extraction.encoding import FeatureEncoder, SentenceFeatures, VideoFeatures
 from data_pipeline.output import write_text
 from model.sdst.sdst import SDST
 from trainer.cli import dump_config
@@ -39,7 +40,7 @@ class Grounding:
 
     windows: (start, end, score) in seconds, best first. saliency (L,): how well each clip fits, a
     cosine in [-1, 1]; clip i covers [i, i + 1) * clip_length seconds, the last one at most to the
-    end of the video.
+    end of the video. unread: tokens at the end of the sentence that the encoder does not read.
     """
 
     query: str
@@ -47,12 +48,23 @@ class Grounding:
     clip_length: float
     windows: tuple[tuple[float, float, float], ...]
     saliency: NDArray[np.float32]
+    unread: int = 0
 
     @property
     def times(self) -> NDArray[np.float64]:
         """(L, 2) start and end of each clip in seconds."""
         edges = self.timeline().clip_edges(len(self.saliency), self.clip_length)
         return np.stack((edges[:-1], edges[1:]), axis=1)
+
+    @property
+    def warning(self) -> str:
+        """What a reader must know of the sentence; empty where that is nothing."""
+        if not self.unread:
+            return ""
+        return (
+            f"longer than the encoder reads: its last {self.unread} tokens make no difference; "
+            "use a shorter sentence"
+        )
 
     def timeline(self) -> Timeline:
         """The grounding as something to be drawn."""
@@ -65,6 +77,7 @@ class Grounding:
             "windows": [[round(s, 3), round(e, 3), round(p, 4)] for s, e, p in self.windows],
             "saliency": [round(float(score), 4) for score in self.saliency],
             "clip_length": self.clip_length,
+            **({"unread_tokens": self.unread} if self.unread else {}),
         }
 
 
@@ -75,48 +88,11 @@ def read_card(folder: Path, export: Export) -> str:
     return model_card(folder.resolve().parent.name, export, folder.parent)
 
 
-class Grounder:
-    """A trained model with the encoders that its features came from, and its card."""
+class VideoGrounder(ABC):
+    """What answers for videos and sentences, each encoded once."""
 
-    def __init__(
-        self, model: SDST, encoder: FeatureEncoder, export: Export, device: str, card: str = ""
-    ) -> None:
-        self.card = card
-        self.model = model.to(device).eval()
+    def __init__(self, encoder: FeatureEncoder) -> None:
         self.encoder = encoder
-        self.export = export
-        self.device = torch.device(device)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str | None = None) -> "Grounder":
-        """Load a run's folder or its `model/` folder, and the encoders named there.
-
-        `device` is a PyTorch device, by default a GPU where there is one. Raises InputError where
-        files are missing, weights belong to another model, or the encoders' weights are not those
-        that the training features were made with.
-        """
-        folder = find_model(Path(folder))
-        model, export = load_pretrained(folder)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:  # torch raises either, by build and device
-            reason = str(error).partition("\n")[0]
-            raise InputError(f"device {device!r} cannot be used here ({reason})") from error
-        encoder = FeatureEncoder(replace(export.encoder, device=device))
-        check_encoder(folder / CONFIG, encoder.provenance, export.features)
-        return cls(model, encoder, export, device, read_card(folder, export))
-
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write weights, configuration and card, for `from_pretrained` here or elsewhere.
-
-        The encoders' weights stay where they are; a configuration that names files of them must be
-        pointed to the same weights on another machine.
-        """
-        checkpoints.export(Path(folder), self.model, dump_config(self.export))
-        card = self.card or model_card(Path(folder).resolve().name, self.export, None)
-        write_text(Path(folder) / CARD, card)
-        return Path(folder)
 
     def encode(
         self,
@@ -146,16 +122,69 @@ class Grounder:
         if not sentences:
             return []
         features = video if isinstance(video, VideoFeatures) else self.encode(video)
-        texts = [torch.from_numpy(text) for text in self.encoder.encode_text(sentences)]
+        texts = self.encoder.encode_sentences(sentences)
         return [
             self._ground(sentence, text, features)
             for sentence, text in zip(sentences, texts, strict=True)
         ]
 
-    def _ground(self, query: str, text: Tensor, video: VideoFeatures) -> Grounding:
+    @abstractmethod
+    def _ground(self, query: str, text: SentenceFeatures, video: VideoFeatures) -> Grounding: ...
+
+
+def usable_device(device: str | None) -> str:
+    """A PyTorch device, by default a GPU where there is one; InputError where it cannot be used."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either, by build and device
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"device {device!r} cannot be used here ({reason})") from error
+    return device
+
+
+class Grounder(VideoGrounder):
+    """A trained model with the encoders that its features came from, and its card."""
+
+    def __init__(
+        self, model: SDST, encoder: FeatureEncoder, export: Export, device: str, card: str = ""
+    ) -> None:
+        super().__init__(encoder)
+        self.card = card
+        self.model = model.to(device).eval()
+        self.export = export
+        self.device = torch.device(device)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | None = None) -> "Grounder":
+        """Load a run's folder or its `model/` folder, and the encoders named there.
+
+        `device` is a PyTorch device, by default a GPU where there is one. Raises InputError where
+        files are missing, weights belong to another model, or the encoders' weights are not those
+        that the training features were made with.
+        """
+        folder = find_model(Path(folder))
+        model, export = load_pretrained(folder)
+        device = usable_device(device)
+        encoder = FeatureEncoder(replace(export.encoder, device=device))
+        check_encoder(folder / CONFIG, encoder.provenance, export.features)
+        return cls(model, encoder, export, device, read_card(folder, export))
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write weights, configuration and card, for `from_pretrained` here or elsewhere.
+
+        The encoders' weights stay where they are; a configuration that names files of them must be
+        pointed to the same weights on another machine.
+        """
+        checkpoints.export(Path(folder), self.model, dump_config(self.export))
+        card = self.card or model_card(Path(folder).resolve().name, self.export, None)
+        write_text(Path(folder) / CARD, card)
+        return Path(folder)
+
+    def _ground(self, query: str, text: SentenceFeatures, video: VideoFeatures) -> Grounding:
         clips = len(video.features)
         starts = stretch_starts(clips, self.export.max_clips)
-        stretches = list(self._stretches(text, video, starts))
+        stretches = list(self._stretches(torch.from_numpy(text.features), video, starts))
         windows = merge_windows(stretches)
         config = replace(
             self.export.postprocess,
@@ -169,6 +198,7 @@ class Grounder:
             video.clip_length,
             tuple((float(start), float(end), float(score)) for start, end, score in kept),
             merge_saliency(stretches, starts, clips).astype(np.float32),
+            text.unread,
         )
 
     @torch.inference_mode()

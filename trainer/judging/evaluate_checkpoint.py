@@ -15,6 +15,7 @@ from rich.console import Console
 
 from data_pipeline.annotations import Annotation
 from data_pipeline.errors import InputError
+from data_pipeline.features.shards import FeatureSet
 from data_pipeline.output import check_folder
 from data_pipeline.stream.stream import PairStream
 from model.config import SDSTConfig
@@ -73,7 +74,7 @@ def evaluate_checkpoint(config: Config, checkpoint: Path, dump: bool) -> None:
         predicted[name] = rows, annotations
         if accelerator.is_main_process:
             origin = _provenance(config, checkpoint, weights, export, split, len(rows))
-            _score(folder / name, rows, annotations, config, origin, console)
+            _score(folder / name, split.features, rows, annotations, config, origin, console)
     if accelerator.is_main_process and dump:
         if submits:
             path = write_submission(folder, {name: predicted[name] for name in members})
@@ -161,6 +162,7 @@ def _provenance(
 
 def _score(
     folder: Path,
+    features: FeatureSet,
     rows: Rows,
     annotations: Sequence[Annotation],
     config: Config,
@@ -173,14 +175,19 @@ def _score(
             f"{origin['split']}: {origin['queries']} queries, ground truth withheld: no scores"
         )
         return
-    whole = baselines.whole_video(annotations)
+    others, missing = baselines.others(features, annotations, config.seed)
     result = {
         "metrics": score(rows, annotations, config.eval.dataset).summary,
-        "baselines": {"whole video": score(whole, annotations, config.eval.dataset).summary},
+        "baselines": {
+            name: score(theirs, annotations, config.eval.dataset).summary
+            for name, theirs in others.items()
+        },
         "provenance": origin,
     }
     write_result(folder, result)
     print_result(result, console)
+    if missing:
+        console.print(missing, soft_wrap=True)
 
 
 def _dump(path: Path, rows: Rows, annotations: Sequence[Annotation], console: Console) -> None:

@@ -84,10 +84,7 @@ def report(
     config, folder = run.config, run.config.folder
     evaluation = score(rows, annotations, config.eval.dataset)
     write_queries(folder, annotations, evaluation)
-    others = {
-        "whole video": baselines.whole_video(annotations),
-        "random": baselines.random_windows(annotations, config.seed),
-    }
+    others, missing = baselines.others(split.features, annotations, config.seed)
     result = {
         "metrics": evaluation.summary,
         "baselines": {
@@ -101,6 +98,8 @@ def report(
     write_result(folder, result)
     page = write_report(folder, annotations, config.videos) if config.videos else None
     print_result(result, console)
+    if missing:
+        console.print(missing, soft_wrap=True)
     if run.tracker:
         left_out = split.annotated - len(rows)
         numbers = evaluation.summary | {"left_out": left_out}

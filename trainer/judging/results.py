@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from data_pipeline.annotations import Annotation, write_annotations
 from data_pipeline.features.shards import FeatureSet
@@ -16,7 +17,7 @@ from model.sdst.sdst import SDST
 from trainer.cli import dump_config
 from trainer.config import Config
 from trainer.inference.pretrained import Export, encoder_of
-from trainer.metrics import HEADLINES, Evaluation
+from trainer.metrics import HEADLINES, ZERO_SHOT, Evaluation, not_beaten
 from trainer.metrics.storage import write_evaluation
 from trainer.training import checkpoints
 from trainer.training.provenance import provenance
@@ -63,5 +64,9 @@ def print_result(result: dict[str, Any], console: Console) -> None:
     for label, numbers in columns.items():
         table.add_row(label, *(f"{numbers[name]:.2f}" for name in names))
     console.print(table)
+    unbeaten = not_beaten(result["metrics"], result["baselines"].get(ZERO_SHOT, {}))
+    if unbeaten:
+        line = f"this model does not beat {ZERO_SHOT} in {', '.join(unbeaten)}"
+        console.print(Text(line, style="bold red"), soft_wrap=True)
     for key, value in result["provenance"].items():
         console.print(f"{key}: {value}")

@@ -46,7 +46,9 @@ def test_joint_vectors_are_read_with_a_sample_and_alone(tmp_path: Path) -> None:
         found = features.read(number)
         assert found.joint is not None
         np.testing.assert_array_equal(found.joint, written.joint)
-        np.testing.assert_array_equal(features.read_joint(number), written.joint)
+        queries, joint = features.read_joint(number)
+        assert queries == written.queries
+        np.testing.assert_array_equal(joint, written.joint)
         np.testing.assert_array_equal(found.video, written.video)
     assert list(verify(tmp_path / "set")) == []
 

@@ -11,7 +11,7 @@ import torch
 
 from data_pipeline.annotations import Annotation
 from data_pipeline.errors import InputError
-from data_pipeline.extraction.encoding import VideoFeatures
+from data_pipeline.extraction.encoding import SentenceFeatures, VideoFeatures
 from data_pipeline.features.shards import Provenance
 from model.config import SDSTConfig
 from model.sdst.sdst import SDST
@@ -27,6 +27,7 @@ from trainer.metrics.storage import write_evaluation
 from trainer.training.checkpoints import export
 
 CLIPS, CLIP = 12, 2.0  # longest video of training, seconds of a clip
+MOST_WORDS = 20  # that the encoder reads
 CONFIG = SDSTConfig(
     video_width=6, text_width=5, layers=(-1, -2), width=16, heads=2, points=2, queries=7
 )
@@ -63,12 +64,13 @@ class FakeEncoder:
         features = np.random.default_rng(clips).normal(size=(clips, 2, 6)).astype(np.float16)
         return VideoFeatures(features, duration, CLIP)
 
-    def encode_text(self, sentences: list[str]) -> list[np.ndarray]:
-        generators = [np.random.default_rng(list(sentence.encode())) for sentence in sentences]
-        return [
-            generator.normal(size=(len(sentence.split()), 2, 5)).astype(np.float16)
-            for generator, sentence in zip(generators, sentences, strict=True)
-        ]
+    def encode_sentences(self, sentences: list[str]) -> list[SentenceFeatures]:
+        found = []
+        for sentence in sentences:
+            generator, words = np.random.default_rng(list(sentence.encode())), sentence.split()
+            features = generator.normal(size=(len(words), 2, 5)).astype(np.float16)
+            found.append(SentenceFeatures(features, None, max(0, len(words) - MOST_WORDS)))
+        return found
 
 
 def described() -> Export:
@@ -112,7 +114,7 @@ def test_sentence_is_answered_alike_alone_and_among_others(grounder: Grounder, n
 
 def test_video_of_training_length_is_predicted_as_in_evaluation(grounder: Grounder) -> None:
     video = grounder.encode("24.mp4")
-    text = torch.from_numpy(grounder.encoder.encode_text(["a dog"])[0])[None].float()
+    text = torch.from_numpy(grounder.encoder.encode_sentences(["a dog"])[0].features)[None].float()
     mask = torch.ones(1, CLIPS, dtype=torch.bool)
     with torch.no_grad():
         prediction = grounder.model(
