@@ -1,8 +1,12 @@
 """What can be chosen about features: how they are made, taken in and read."""
 
-from dataclasses import dataclass, field
+import difflib
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, get_args
+
+from data_pipeline.untrusted import shown
 
 Pooling = Literal["cls", "average"]
 
@@ -136,34 +140,145 @@ class ExtractionConfig(JobConfig):
             raise ValueError("decoders must be at least 1")
 
 
+Axes = Literal["R D", "R K D", "K R D", "R K P D"]
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """Feature files of one kind, one for each video or each query.
+
+    Attributes:
+        pattern: path of a file below the folder, with {vid} or {qid} in it: slowfast/{vid}.npz; of
+            several, the first of which there are files; "{vid}_rgb.npy + {vid}_opt.npy" joins
+            files row by row before anything else. A .txt holds vectors of words, as GloVe's
+        key: name of the array in an .npz, an HDF5 file or a mapping in a .pt, which may hold {vid}
+            or {qid}; of several, the first that is there
+        name: of the stream, for the records; default: the folder or the file that the pattern names
+        l2: divide every row by its length, as the original loaders do (by the length + 1e-5)
+        rows: rows, or tokens, that are taken from the start at most; none takes all
+        skip: rows before those, such as a pooled vector that stands before the tokens
+        axes: of the array: R rows, K layers, P patches, D width; where it has one fewer, K is 1
+        width: D that files of this stream have, by which bare arrays are recognised
+    """
+
+    pattern: str | tuple[str, ...]
+    key: str | tuple[str, ...] = ()
+    name: str | None = None
+    l2: bool = False
+    rows: int | None = None
+    skip: int = 0
+    axes: Axes = "R D"
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, kind in KINDS_OF_STREAM.items():
+            value = getattr(self, name)
+            listed = name in ("pattern", "key") and isinstance(value, tuple)
+            for each in value if listed else (value,):
+                # A Boolean is an integer to Python.
+                if not isinstance(each, kind) or (isinstance(each, bool) and kind is not bool):
+                    raise ValueError(f"a stream's {name} cannot be {shown(each)}")
+        least = min(1 if value is None else value for value in (self.rows, self.width))
+        if least < 1 or self.skip < 0:
+            raise ValueError("a stream's rows and width must be at least 1, skip not negative")
+        if not self.patterns or not all(self.patterns):
+            raise ValueError("a stream's pattern must name a file, such as slowfast/{vid}.npz")
+        if self.axes not in get_args(Axes):
+            raise ValueError(f"a stream's axes are one of {', '.join(get_args(Axes))}")
+
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> "StreamConfig":
+        """A stream from a mapping of its keys; ValueError names one that is unknown."""
+        known = [each.name for each in fields(cls)]
+        for name in settings:
+            if name not in known:
+                near = difflib.get_close_matches(str(name), known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+                raise ValueError(f"unknown key {shown(name)} of a stream; {hint}")
+        if "pattern" not in settings:
+            raise ValueError("a stream needs a pattern, such as slowfast/{vid}.npz")
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in settings.items()
+        }
+        return cls(**values)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The patterns to look for, in order."""
+        return (self.pattern,) if isinstance(self.pattern, str) else self.pattern
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys to look for, in order."""
+        return (self.key,) if isinstance(self.key, str) else self.key
+
+
+KINDS_OF_STREAM: dict[str, type | UnionType] = {
+    "pattern": str,
+    "key": str,
+    "name": str | None,
+    "l2": bool,
+    "rows": int | None,
+    "skip": int,
+    "axes": str,
+    "width": int | None,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImportConfig(JobConfig):
     """Taking in features that others released.
 
     Attributes:
-        video_dir: folder of the videos' feature files, named by their ids
-        text_dir: folder of the queries' feature files, named by their qids
+        preset: one of configs/import, by name, whose keys are set before any other; default: that
+            whose layout the folder has
+        features: folder of the feature files
+        video_dir: folder of the videos' files, where they lie apart; patterns lose their folders
+        text_dir: folder of the queries' files, where they lie apart
+        streams: what makes a video's rows, concatenated in this order, which is part of trained
+            weights; each a mapping with the keys of StreamConfig, {pattern, key, l2, rows, …}
+        text: what makes a query's tokens, a mapping with the same keys
         clip_length: seconds that one row of the video features stands for
-        pooling: of the patch tokens of R2-Tuning's files
-        video_encoder: what made the video features; default: what the release used
-        text_encoder: what made the text features; default: what the release used
+        spread: where a video's rows do not fit clip_length and its annotated duration, take them as
+            spread evenly over it, and put them on the grid of clip_length
+        pooling: of patch tokens, where files have them
+        video_encoder: what made the video features; default: the streams' names
+        text_encoder: what made the text features; default: the stream's name
+        video_depth: layers of the video encoder, of which the files hold the deepest ones
+        text_depth: layers of the text encoder
         video_layers: which of its layers they are; default: the deepest ones
         text_layers: which of its layers they are; default: the deepest ones
+        frames_per_clip: frames that the video encoder saw of a clip; 0 if that is not known
     """
 
-    video_dir: Path
-    text_dir: Path
+    preset: str | None = None
+    features: Path | None = None
+    video_dir: Path | None = None
+    text_dir: Path | None = None
+    streams: tuple[dict[str, Any], ...] = ()
+    text: dict[str, Any] | None = None
     clip_length: float = 2.0
+    spread: bool = False
     pooling: Pooling = "cls"
     video_encoder: str | None = None
     text_encoder: str | None = None
+    video_depth: int | None = None
+    text_depth: int | None = None
     video_layers: tuple[int, ...] | None = None
     text_layers: tuple[int, ...] | None = None
+    frames_per_clip: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.clip_length <= 0:
             raise ValueError("clip_length must be a positive number of seconds")
+        if self.features is None and (self.video_dir is None or self.text_dir is None):
+            raise ValueError("features: name the folder of the feature files")
+        if self.video_dir is not None and len(self.streams) > 1:
+            raise ValueError("video_dir: of several streams, name the folder of all by features")
+        for settings in (*self.streams, *([self.text] if self.text else [])):
+            StreamConfig.of(settings)
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,43 @@
-"""Import the features that SDST's or R2-Tuning's authors released into shards.
+"""Import features that others released into shards.
 
-    python -m launch.import_features --video-dir vid_feats --text-dir txt_feats \
+    python -m launch.import_features --preset moment-detr --features DIR \
         --annotations highlight_train_release.jsonl --out features/train
 
-Files are `<vid>.npz` and `<qid>.npz` (SDST) or `.npy` (R2-Tuning). Nothing is unpickled. Videos
-without features are recorded in failures.jsonl; the same command goes on after a crash.
+The presets are the files of configs/import; without one, that is taken whose layout the folder has.
+For any other layout write `streams` and `text` as they do, in a YAML file, and give it with
+`--config`. Nothing is unpickled. Videos without features are recorded in failures.jsonl; the same
+command goes on after a crash.
 """
 
+import contextlib
+import dataclasses
+import difflib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+import configs
 from data_pipeline.config import ImportConfig
+from data_pipeline.errors import InputError
 from data_pipeline.features.verify import verify
 from launch.job_report import CONSOLE, run_job
 from trainer.cli import command, parse_config
 
 EXIT_FAULTS = 1
 
+PRESETS = Path(configs.__file__).parent / "import"
+
 
 @command
 def main(args: Sequence[str] | None = None) -> int:
     """Make what is missing of a feature set; status 1 if more videos fail than allowed."""
-    given = sys.argv[1:] if args is None else args
-    config = parse_config(ImportConfig, [_spelt(argument) for argument in given], __doc__)
+    given = [_spelt(argument) for argument in (sys.argv[1:] if args is None else args)]
+    config = parse_config(ImportConfig, given, __doc__)
+    if config.preset is not None:
+        config = with_preset(config.preset, given)
+    elif not config.streams and config.text is None:
+        config = with_preset(recognised(config, given), given)
+        CONSOLE.print(f"{config.features or config.video_dir}: has the layout of {config.preset}")
     from data_pipeline.extraction.importing import import_features
 
     status = run_job(config, lambda report: import_features(config, report), None)
@@ -31,6 +46,31 @@ def main(args: Sequence[str] | None = None) -> int:
         CONSOLE.print(f"error: {fault}")
     CONSOLE.print(f"{config.output}: read again, {len(faults)} faults")
     return EXIT_FAULTS if faults else status
+
+
+def with_preset(name: str, given: Sequence[str]) -> ImportConfig:
+    """The settings of a preset, and what the command line says beside it."""
+    path = PRESETS / f"{name}.yaml"
+    if path.name not in {known.name for known in PRESETS.glob("*.yaml")}:
+        names = sorted(known.stem for known in PRESETS.glob("*.yaml"))
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
+        raise InputError(f"preset {name!r} is unknown; {hint}")
+    config = parse_config(ImportConfig, ["--config", str(path), *given], __doc__)
+    return dataclasses.replace(config, preset=name)
+
+
+def recognised(config: ImportConfig, given: Sequence[str]) -> str:
+    """The preset whose layout the folder of the command line has."""
+    from data_pipeline.annotations import read_annotations
+    from data_pipeline.extraction.layouts import recognise
+
+    presets: dict[str, ImportConfig] = {}
+    for path in sorted(PRESETS.glob("*.yaml")):
+        # With --video-dir, presets of several streams are refused: each has a folder.
+        with contextlib.suppress(InputError):
+            presets[path.stem] = with_preset(path.stem, given)
+    return recognise(presets, read_annotations(config.annotations))
 
 
 def _spelt(argument: str) -> str:

@@ -120,6 +120,8 @@ def tell(summary: "Summary", config: JobConfig) -> None:
         f"{summary.clips} clips, {summary.bytes / 1e6:.1f} MB in {summary.shards} shards "
         f"({summary.shards_made} made now), {summary.seconds:.1f} s",
     )
+    for what, times in summary.counted.items():
+        CONSOLE.print(f"{what}: {times}", style="yellow")
     if summary.lengths_differ:
         CONSOLE.print(
             f"{summary.lengths_differ} videos are longer or shorter than their annotations say",

@@ -100,6 +100,8 @@ class Summary:
     encoder_utilisation: float
     failed: bool
     """More videos failed than the threshold allows."""
+    counted: dict[str, int] = field(default_factory=dict)
+    """What was done to the stored videos that their users should know of, and how often."""
 
 
 def make_shards(
@@ -162,6 +164,7 @@ def make_shards(
             shards=len(shards),
             shards_made=len(todo),
             sentences_cut=folder.write_unread(indexes),
+            counted=_counted(indexes),
             lengths_differ=_lengths_differ(shards, indexes, provenance.clip_length),
             seconds=time.perf_counter() - began,
             start_seconds=progress.start_seconds,
@@ -215,6 +218,13 @@ def _run(
                 report(progress)
                 reported = now
     report(progress)
+
+
+def _counted(indexes: Sequence[dict[str, Any]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for index in indexes:
+        total.update(index.get("counted", {}))
+    return dict(sorted(total.items()))
 
 
 def _lengths_differ(

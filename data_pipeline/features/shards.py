@@ -50,7 +50,7 @@ OPENED_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Provenance:
-    """How features were made. Sets may be used together that agree in all but the last four.
+    """How features were made. Sets may be used together that agree in all but the last five.
 
     Attributes:
         video_encoder: registered name, or what an import says of its origin
@@ -59,14 +59,15 @@ class Provenance:
         text_encoder, text_weights, text_layers: the same of the text encoder
         tokenizer: SHA-256 of the tokenizer
         clip_length: seconds
-        frames_per_clip: frames that the encoder sees of each clip, evenly spread
+        frames_per_clip: frames that the encoder sees of each clip, evenly spread; 0 if not known
         preprocessing: from decoded frames to the encoder's input, or `IMPORTED`
         arithmetic: floating-point type that the encoders ran in, or `IMPORTED`
-        options: further options of the encoders
+        options: further options of the encoders; of imported features the streams, in order
         version: of this package
         batch, threads: clips encoded at once and processor threads, of which the last bits depend;
             None where they are not known
         origin: name and commit of the checkpoint on the Hugging Face hub, where it came from there
+        preset: name of the import's settings, if it has one
     """
 
     video_encoder: str
@@ -85,6 +86,7 @@ class Provenance:
     batch: int | None = None
     threads: int | None = None
     origin: str | None = None
+    preset: str | None = None
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Provenance":
@@ -95,23 +97,57 @@ class Provenance:
     def differences(self, other: "Provenance") -> list[str]:
         """What the features differ in, as `name: mine, not theirs`; empty if they agree."""
         mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
-        return [
+        found = [
             f"{name}: {mine[name]}, not {theirs[name]}"
             for name in mine
-            if name not in ("version", "batch", "threads", "origin") and mine[name] != theirs[name]
+            if name not in (*NOT_OF_FEATURES, "options") and mine[name] != theirs[name]
         ]
+        for kind in sorted(self.options.keys() | other.options.keys()):
+            one, two = _options(self.options, kind), _options(other.options, kind)
+            found += [
+                f"{kind} {name}: {_said(one.get(name))}, not {_said(two.get(name))}"
+                for name in sorted(one.keys() | two.keys())
+                if one.get(name) != two.get(name)
+            ]
+        return found
 
     def summary(self) -> dict[str, str]:
         """A few short lines for records and reports."""
-        rate = self.frames_per_clip / self.clip_length
+        frames, rate = self.frames_per_clip, self.frames_per_clip / self.clip_length
+        streams = {
+            f"{kind} streams": _said(options["streams"])
+            for kind in self.options
+            if "streams" in (options := _options(self.options, kind))
+        }
         return {
             "video": _of_encoder(self.video_encoder, self.video_layers, self.video_weights),
             "text": _of_encoder(self.text_encoder, self.text_layers, self.text_weights),
-            "clips": f"{self.clip_length:g} s, {self.frames_per_clip} frames ({rate:g} a second)",
-            "preprocessing": self.preprocessing,
+            **streams,
+            "clips": f"{self.clip_length:g} s"
+            + (f", {frames} frames ({rate:g} a second)" if frames else ""),
+            "preprocessing": self.preprocessing + (f", {self.preset}" if self.preset else ""),
             "version": self.version,
             **({"checkpoint": self.origin} if self.origin else {}),
         }
+
+
+NOT_OF_FEATURES = ("version", "batch", "threads", "origin", "preset")
+
+
+def _options(options: dict[str, Any], kind: str) -> dict[str, Any]:
+    of_kind = options.get(kind)
+    return of_kind if isinstance(of_kind, dict) else {}
+
+
+def _said(value: Any) -> str:
+    """An option in a message; of streams the names with their widths, and which are normalised."""
+    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+        return shown(value)
+    return " + ".join(
+        f"{each.get('name')} {each.get('width')}{' L2' if each.get('l2') else ''}"
+        + (f" (at most {each['rows']} rows)" if each.get("rows") else "")
+        for each in value
+    )
 
 
 def _of_encoder(name: str, layers: tuple[int, ...], weights: str | None) -> str:

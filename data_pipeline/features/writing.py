@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,12 +117,16 @@ class ShardWriter:
         )
 
     def commit(
-        self, failures: Sequence[Failure] = (), unread: Sequence[tuple[int | str, int]] = ()
+        self,
+        failures: Sequence[Failure] = (),
+        unread: Sequence[tuple[int | str, int]] = (),
+        counted: Mapping[str, int] | None = None,
     ) -> dict[str, Any]:
         """Make the shard exist; returns its index.
 
-        `unread` are the qids of sentences that the encoder did not read to their end, and how many
-        of their tokens it left.
+        `unread` are the qids of sentences that were not read to their end, and how many of their
+        tokens were left. `counted` says what was done to its samples that readers of the set should
+        know of, and how often.
         """
         end = 2 * _BLOCK
         self._write(bytes(end + -(self._offset + end) % tarfile.RECORDSIZE))
@@ -137,6 +141,8 @@ class ShardWriter:
         }
         if unread:
             index["unread"] = [list(each) for each in unread]
+        if counted:
+            index["counted"] = dict(counted)
         path = self._folder / f"{self._name}.json"
         path.unlink()  # of a shard that is made again: it would describe another tar for a moment
         self._file.commit()

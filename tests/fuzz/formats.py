@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import mlflow.entities  # noqa: F401 - asks for the machine when it is imported
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from safetensors.torch import save_file
 from data_pipeline.annotations import read_annotations
 from data_pipeline.config import DataConfig, OrderConfig
 from data_pipeline.errors import InputError
-from data_pipeline.extraction.released import read_text, read_video
+from data_pipeline.extraction.feature_files import read_array
 from data_pipeline.extraction.weights import read_weights
 from data_pipeline.features.shards import Damaged, FeatureSet
 from data_pipeline.stream.stream import PairStream
@@ -547,6 +548,9 @@ def make_arrays(folder: Path) -> None:
     np.save(folder / "video.npy", video)
     np.savez_compressed(folder / "video.npz", features=video)
     np.savez(folder / "text.npz", last_hidden_state=video)
+    torch.save(torch.from_numpy(video), folder / "video.pt")
+    with h5py.File(folder / "video.hdf5", "w") as file:
+        file.create_dataset("v", data=video, compression="gzip")
     weights = {"a.b": torch.ones(3, 2), "c": torch.zeros(4)}
     save_file(weights, folder / "w.safetensors")
     torch.save({"model": weights}, folder / "w.pt")
@@ -568,13 +572,17 @@ RELEASED = Format(
         npy=("video.npy", mutate_array),
         npz=("video.npz", mutate_array),
         text=("text.npz", mutate_array),
+        tensor=("video.pt", mutate_bytes),
+        hdf5=("video.hdf5", mutate_bytes),
         weights=("w.safetensors", plain_bytes),
         pickled=("w.pt", plain_bytes),
     ),
     {
-        "npy": (lambda folder: read_video(folder / "video.npy", "cls"), 1),
-        "npz": (lambda folder: read_video(folder / "video.npz", "cls"), 1),
-        "text": (lambda folder: read_text(folder / "text.npz"), 1),
+        "npy": (lambda folder: read_array(folder / "video.npy"), 1),
+        "npz": (lambda folder: read_array(folder / "video.npz", ["features"]), 1),
+        "text": (lambda folder: read_array(folder / "text.npz", ["last_hidden_state"]), 1),
+        "tensor": (lambda folder: read_array(folder / "video.pt"), 1),
+        "hdf5": (lambda folder: read_array(folder / "video.hdf5", ["v"]), 1),
         "safetensors": (lambda folder: read_weights(folder / "w.safetensors"), 1),
         "pt": (lambda folder: read_weights(folder / "w.pt"), 1),
         "checkpoint": (lambda folder: read_checkpoint(folder / "w.pt"), 1),

@@ -7,11 +7,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline.features.shards import FeatureSet
-from data_pipeline.features.verify import read_failures
+from data_pipeline.annotations import read_annotations
+from data_pipeline.errors import InputError
+from data_pipeline.extraction.importing import Importer, find_streams, provenance_of
+from data_pipeline.extraction.plan import plan_shards
+from data_pipeline.extraction.pool import VideoDone
+from data_pipeline.features.shards import FeatureSet, read_json
+from data_pipeline.features.verify import read_failures, verify
+from data_pipeline.features.writing import write_manifest
+from data_pipeline.storage import Location
+from data_pipeline.video import clip_count
 from launch import import_features
+from tests.launch.released_layouts import LAYOUTS, TOKENS, VIDEOS
+from tests.launch.released_layouts import write as write_layout
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+def slow(test: Any) -> Any:
+    return pytest.mark.slow(pytest.mark.timeout(400)(test))
+
 
 RANDOM = np.random.default_rng(0)
 
@@ -45,6 +58,7 @@ def arguments(folder: Path, *more: str) -> list[str]:
     ]
 
 
+@slow
 def test_released_features_become_a_whole_set_and_missing_videos_are_reported(
     released: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,10 +85,136 @@ def test_released_features_become_a_whole_set_and_missing_videos_are_reported(
     assert (released / "features/train/00000.tar").stat().st_mtime_ns == before
 
 
+@slow
 def test_a_folder_without_any_of_the_features_is_one_line(
     released: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (released / "other").mkdir()
     given = [*arguments(released), "--video-dir", str(released / "other")]
     assert import_features.main(given) == 2
-    assert "none of the videos can be used" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "none of the videos can be used: no known layout; found nothing; looked for" in error
+    assert "sdst (" in error
+    assert error.count("\n") == 1
+    assert import_features.main([*given, "--preset", "sdst"]) == 2
+    assert "{vid}.npz: no such file for any of 6 videos" in capsys.readouterr().err
+
+
+def presets(folder: Path, *more: str) -> list[str]:
+    return [
+        *("--features", str(folder), "--annotations", str(folder / "annotations.jsonl")),
+        *("--output", str(folder.with_name("features")), "--workers", "1", *more),
+    ]
+
+
+def test_every_preset_has_a_layout_to_be_tried_on() -> None:
+    assert sorted(LAYOUTS) == sorted(path.stem for path in import_features.PRESETS.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_layout_is_recognised_or_its_preset_asked_for(name: str, tmp_path: Path) -> None:
+    write_layout(tmp_path / "released", name)
+    given = presets(tmp_path / "released")
+    config = import_features.with_preset(name, given)
+    if name == "pann":
+        with pytest.raises(InputError, match="moment-detr or pann; say which with --preset"):
+            import_features.recognised(config, given)
+        return
+    # What gives the same features of these short videos is taken for one of them.
+    expected = {"activitynet-slowfast-clip": "moment-detr"}.get(name, name)
+    assert import_features.recognised(config, given) == expected
+
+
+def imported(folder: Path, name: str) -> FeatureSet:
+    """What the import makes of a folder, in this process."""
+    config = import_features.with_preset(name, presets(folder))
+    annotations = read_annotations(config.annotations)
+    source = find_streams(config, annotations)
+    provenance = provenance_of(config, source, annotations)
+    importer = Importer(config, source)
+    importer.load()
+    Location(config.output).mkdir()
+    [shard] = plan_shards(annotations, config.sharding, config.clip_length)
+    for heard in importer.make(shard):
+        assert not isinstance(heard, VideoDone) or heard.failure is None
+    index = read_json(Location(config.output) / "00000.json")
+    write_manifest(config.output, "train", provenance, {}, [index])
+    return FeatureSet(config.output)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_preset_takes_its_layout_in(name: str, tmp_path: Path) -> None:
+    write_layout(tmp_path / "released", name)
+    features = imported(tmp_path / "released", name)
+    layout, made = LAYOUTS[name], features.provenance
+    config = import_features.with_preset(name, presets(tmp_path / "released"))
+    widths = [width for width, _ in layout.video.values()]
+    assert features.video_shape == (layout.before[0] if layout.before else 1, sum(widths))
+    assert made.preset == name
+    streams = made.options["video"]["streams"]
+    assert sum(each["width"] for each in streams) == sum(widths)
+    assert not list(verify(config.output, config.annotations))
+    for sample in map(features.read, range(len(features.samples))):
+        assert len(sample.video) == clip_count(VIDEOS[sample.vid], config.clip_length)
+        assert len(sample.queries) == 2
+        if not config.spread:
+            assert sample.duration == VIDEOS[sample.vid]
+        start = 0
+        for each in streams:
+            norms = np.linalg.norm(
+                sample.video[:, 0, start : start + each["width"]].astype(np.float32), axis=1
+            )
+            assert np.allclose(norms, 1, atol=2e-3) == each["l2"]
+            start += each["width"]
+        for query in sample.queries:
+            first, end = query.tokens
+            tokens = {"charades-vgg-glove": 3, "universalvtg": TOKENS - 1}.get(name, TOKENS)
+            assert end - first == tokens
+
+
+def test_a_stream_that_one_video_lacks_is_named_and_the_rest_completes(tmp_path: Path) -> None:
+    folder = tmp_path / "released"
+    write_layout(folder, "moment-detr")
+    (folder / "clip_features" / "b1.npz").unlink()
+    config = import_features.with_preset("moment-detr", presets(folder))
+    annotations = read_annotations(config.annotations)
+    importer = Importer(config, find_streams(config, annotations))
+    Location(config.output).mkdir()
+    [shard] = plan_shards(annotations, config.sharding, config.clip_length)
+    done = [heard for heard in importer.make(shard) if isinstance(heard, VideoDone)]
+    [failed] = [video.failure for video in done if video.failure]
+    assert (failed.vid, failed.kind) == ("b1", "missing")
+    assert failed.cause.endswith("clip_features/b1.npz: no such feature file")
+    assert len(done) == 3
+
+
+def test_the_other_order_of_streams_is_refused_in_one_line(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_layout(tmp_path / name / "released", "moment-detr")
+    first = imported(tmp_path / "a" / "released", "moment-detr")
+    second = imported(tmp_path / "b" / "released", "lighthouse")
+    with pytest.raises(InputError, match=r"slowfast \+ clip-b32, not clip-b32 \+ slowfast") as said:
+        first.check_same_features(second)
+    assert "\n" not in str(said.value)
+    assert first.provenance.summary()["video streams"] == (
+        "slowfast 14 L2 (at most 75 rows) + clip-b32 6 L2 (at most 75 rows)"
+    )
+
+
+@slow
+def test_what_was_cut_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_layout(tmp_path / "released", "moment-detr")
+    assert import_features.main(presets(tmp_path / "released")) == 0
+    printed = capsys.readouterr().out
+    assert "has the layout of moment-detr" in printed
+    assert "videos cut to their shortest stream: 3" in printed
+    assert "rows beyond the shortest stream: 3" in printed
+    summary = json.loads((tmp_path / "features" / "summary.json").read_text())
+    assert summary["counted"]["videos cut to their shortest stream"] == 3
+
+
+def test_a_mistyped_preset_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="did you mean 'moment-detr'"):
+        import_features.with_preset("momentdetr", presets(tmp_path))
+    with pytest.raises(InputError, match="is unknown"):
+        import_features.with_preset("../quickstart", presets(tmp_path))

@@ -23,6 +23,7 @@ SUMMARY = Summary(
     bytes=10**6,
     shards=2,
     shards_made=2,
+    sentences_cut=0,
     lengths_differ=0,
     seconds=9.0,
     start_seconds=1.0,
