@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from data_pipeline.errors import InputError, told
 from data_pipeline.untrusted import iter_rows, reading
-from data_pipeline.video import VideoFile
+from data_pipeline.video.video import VideoFile
 from trainer.cli import load_config
 from trainer.config import Config
 from trainer.inference.cutting import PLAYABLE, cut

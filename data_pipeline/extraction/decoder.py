@@ -26,7 +26,8 @@ from data_pipeline.extraction.plan import find_video
 from data_pipeline.extraction.pool import MAX_STARTS, cause_of
 from data_pipeline.features.writing import Failure
 from data_pipeline.storage import PART, Location, Source
-from data_pipeline.video import VideoError, VideoFile
+from data_pipeline.video.opening import VideoError
+from data_pipeline.video.video import VideoFile
 
 Frames = NDArray[np.uint8]
 
@@ -81,7 +82,7 @@ class Decoder:
             if video is None:
                 raise VideoError(f"{decoding.videos}/{vid}.*: no such video file", "missing")
             with _on_disk(video) as path:
-                file = VideoFile(path, name=str(video))
+                file = VideoFile(path, str(video), time_limit=decoding.time_limit)
                 for piece in file.clips(
                     decoding.clip_length,
                     decoding.frames_per_clip,

@@ -21,7 +21,7 @@ from data_pipeline.extraction.weights import Safetensors, find_file, read_weight
 from data_pipeline.features.samples import Half
 from data_pipeline.features.shards import Provenance
 from data_pipeline.storage import Location
-from data_pipeline.video import VideoFile, clip_count
+from data_pipeline.video.video import VideoFile, clip_count
 from model.backbones import (
     TextEncoder,
     VideoEncoder,

@@ -22,7 +22,7 @@ from data_pipeline.extraction.streams import Names, Stream, half, join, resolve
 from data_pipeline.features.samples import Half, Sample, StoredQuery
 from data_pipeline.features.shards import IMPORTED, Provenance
 from data_pipeline.features.writing import Failure, ShardWriter
-from data_pipeline.video import clip_count
+from data_pipeline.video.video import clip_count
 
 LOOKED_AT = 1000
 """Videos whose files are looked for until some are found."""

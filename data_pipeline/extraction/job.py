@@ -24,7 +24,7 @@ from data_pipeline.extraction.ray_session import ray_session
 from data_pipeline.features.shards import Provenance, read_json
 from data_pipeline.features.writing import write_json, write_manifest
 from data_pipeline.storage import Location, Source
-from data_pipeline.video import clip_count
+from data_pipeline.video.video import clip_count
 
 
 @dataclass

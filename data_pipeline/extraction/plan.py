@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from data_pipeline.annotations import Annotation
 from data_pipeline.config import ShardingConfig
 from data_pipeline.storage import Location, Source
-from data_pipeline.video import clip_count
+from data_pipeline.video.video import clip_count
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".ts")
 

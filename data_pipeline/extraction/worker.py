@@ -25,7 +25,7 @@ from data_pipeline.extraction.sentences import SharedSentences, make_sample, wri
 from data_pipeline.features.samples import Sample
 from data_pipeline.features.writing import Failure, ShardWriter
 from data_pipeline.storage import Source
-from data_pipeline.video import VideoError
+from data_pipeline.video.opening import VideoError
 
 
 class Extractor:

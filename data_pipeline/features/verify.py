@@ -13,7 +13,7 @@ from data_pipeline.features.samples import Sample
 from data_pipeline.features.shards import FeatureSet
 from data_pipeline.storage import Location, Source
 from data_pipeline.untrusted import parse_json
-from data_pipeline.video import clip_count
+from data_pipeline.video.video import clip_count
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from data_pipeline.extraction.encoding import FeatureEncoder
 from data_pipeline.extraction.extraction import extract
 from data_pipeline.extraction.job import Progress, Summary
 from data_pipeline.extraction.ray_session import WORKER_ENVIRONMENT
-from data_pipeline.video import VideoFile, probe
+from data_pipeline.video.video import VideoFile, probe
 from tests.data_pipeline.conftest import write_video
 
 QUICKSTART = EncoderConfig(

@@ -40,7 +40,7 @@ from data_pipeline.features.shards import FeatureSet, Provenance
 from data_pipeline.features.writing import ShardWriter, write_manifest
 from data_pipeline.storage import Location, remove_temporary
 from data_pipeline.stream.batches import target_saliency
-from data_pipeline.video import clip_count
+from data_pipeline.video.video import clip_count
 from trainer.cli import command, parse_config
 
 Floats = NDArray[np.float32]

@@ -20,6 +20,7 @@ def write_video(
     codec: str = "libx264",
     first: int = 0,
     audio_seconds: float = 0.0,
+    pixels: str = "yuv420p",
     picture: Callable[[int], Any] | None = None,
     **options: str,
 ) -> Path:
@@ -32,7 +33,7 @@ def write_video(
     container_options = {k: options.pop(k) for k in ("movflags",) if k in options}
     with av.open(str(path), "w", options=container_options) as container:
         stream: Any = container.add_stream(codec, rate=rate, options=options)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = width, height, pixels
         sound: Any = container.add_stream("aac", rate=8000) if audio_seconds else None
         if sound:
             sound.layout = "mono"
@@ -42,10 +43,10 @@ def write_video(
             frame.pts = 0
             container.mux([*sound.encode(frame), *sound.encode(None)])
         for number in range(frames):
-            pixels = np.full((height, width, 3), grey_of(number), np.uint8)
-            if picture is not None:
-                pixels = picture(number)
-            image = av.VideoFrame.from_ndarray(pixels, "rgb24")
+            grey = np.full((height, width, 3), grey_of(number), np.uint8)
+            image = av.VideoFrame.from_ndarray(
+                grey if picture is None else picture(number), "rgb24"
+            )
             image.pts = number + first
             container.mux(stream.encode(image))
         container.mux(stream.encode(None))

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import torch
 
-from data_pipeline.video import clip_count
+from data_pipeline.video.video import clip_count
 
 VIDEOS = {"a_0": 12.0, "b1": 14.0, "c-2": 16.0}
 """Annotated seconds of each; every video has two queries."""

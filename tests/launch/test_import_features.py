@@ -16,7 +16,7 @@ from data_pipeline.features.shards import FeatureSet, read_json
 from data_pipeline.features.verify import read_failures, verify
 from data_pipeline.features.writing import write_manifest
 from data_pipeline.storage import Location
-from data_pipeline.video import clip_count
+from data_pipeline.video.video import clip_count
 from launch import import_features
 from tests.launch.released_layouts import LAYOUTS, TOKENS, VIDEOS
 from tests.launch.released_layouts import write as write_layout

@@ -12,7 +12,7 @@ from av.container import InputContainer
 from PIL import Image
 
 from data_pipeline.errors import InputError
-from data_pipeline.video import VideoFile
+from data_pipeline.video.video import VideoFile
 
 KEY_FRAMES_ARE_ENOUGH = (
     20.0  # seconds between pictures; beyond, exact frames cost far more than they tell

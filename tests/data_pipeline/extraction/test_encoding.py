@@ -12,7 +12,7 @@ import torch
 from data_pipeline.config import EncoderConfig
 from data_pipeline.errors import InputError
 from data_pipeline.extraction.encoding import FeatureEncoder, VideoFeatures
-from data_pipeline.video import VideoFile
+from data_pipeline.video.video import VideoFile
 
 MakeVideo = Callable[..., Path]
 

@@ -236,7 +236,7 @@ def test_a_video_costs_at_most_its_decoder(
 
     monkeypatch.setattr(decoder, "Decoder", Nasty)
     monkeypatch.setattr(decoder, "GRACE", 0.0)
-    monkeypatch.setattr("data_pipeline.video.PIECE_BYTES", 1)
+    monkeypatch.setattr("data_pipeline.video.video.PIECE_BYTES", 1)
     decoding = Decoding(inputs / "videos", 1.0, 1, 32, time_limit=10, retries=2)
     heard = defaultdict(list)
     for vid, word in Decoders(decoding, 2, 0.0).decode(["killer", "good", "flaky", "hanger"]):

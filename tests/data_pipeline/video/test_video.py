@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from data_pipeline.errors import InputError
-from data_pipeline.video import VideoError, VideoFile, clip_count, decode_clips, probe
+from data_pipeline.video.opening import VideoError
+from data_pipeline.video.video import VideoFile, clip_count, decode_clips, probe
 
 MakeVideo = Callable[..., Path]
 
@@ -55,7 +56,7 @@ def test_clips_cover_the_end_and_a_sliver_makes_none(tmp_path: Path, make_video:
 
 
 def test_long_videos_come_in_pieces(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_pipeline.video.PIECE_BYTES", 3 * 32 * 32 * 3)
+    monkeypatch.setattr("data_pipeline.video.video.PIECE_BYTES", 3 * 32 * 32 * 3)
     pieces = list(decode_clips(video, 0.5, 1, 32))
     assert [len(piece) for piece in pieces] == [3, 3, 2]
 
@@ -155,7 +156,7 @@ def test_damaged_packets_are_not_passed_over(tmp_path: Path, make_video: MakeVid
 def test_frames_that_lie_about_their_size_are_refused(
     video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data_pipeline.video.MAX_PIXELS", 96 * 64 - 1)
+    monkeypatch.setattr("data_pipeline.video.opening.MAX_PIXELS", 96 * 64 - 1)
     with pytest.raises(VideoError, match="96 x 64 pixels"):
         probe(video)
 
@@ -170,8 +171,8 @@ def test_the_time_until_a_piece_is_taken_does_not_count_as_decoding(
     video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
-    monkeypatch.setattr("data_pipeline.video.time", clock)
-    monkeypatch.setattr("data_pipeline.video.PIECE_BYTES", 1)
+    monkeypatch.setattr("data_pipeline.video.listing.time", clock)
+    monkeypatch.setattr("data_pipeline.video.video.PIECE_BYTES", 1)
     pieces = 0
     for _ in VideoFile(video).clips(1.0, 1, 32, time_limit=5):
         pieces += 1

@@ -1,0 +1,104 @@
+"""Small videos as people have them, frame n of which is grey of `grey_of(n)`."""
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+
+from tests.data_pipeline.conftest import grey_of
+
+SIZE = (64, 64)
+
+
+class Bits:
+    """Numbers written one after another, of so many bits or with their length (Exp-Golomb)."""
+
+    def __init__(self) -> None:
+        self._text = ""
+
+    def fixed(self, *numbers: tuple[int, int]) -> None:
+        """Numbers, each with its count of bits."""
+        self._text += "".join(f"{number:0{count}b}" for number, count in numbers)
+
+    def coded(self, *numbers: int) -> None:
+        for number in numbers:
+            self._text += "0" * ((number + 1).bit_length() - 1) + f"{number + 1:b}"
+
+    def align(self) -> None:
+        self._text += "0" * (-len(self._text) % 8)
+
+    def unit(self, head: int) -> bytes:
+        """All of it as a unit of an H.264 stream."""
+        self._text += "1"
+        self.align()
+        data = int(self._text, 2).to_bytes(len(self._text) // 8, "big")
+        safe = bytearray()
+        for byte in data:
+            if safe[-2:] == b"\0\0" and byte <= 3:
+                safe.append(3)
+            safe.append(byte)
+        return b"\0\0\0\1" + bytes([head]) + bytes(safe)
+
+
+def field_parameters() -> bytes:
+    """Sequence and picture parameters of a stream of fields, Main profile."""
+    sequence = Bits()
+    sequence.fixed((77, 8), (0, 8), (30, 8))
+    sequence.coded(0, 0, 2, 1)  # its number, frame numbers of 4 bits, order, references
+    sequence.fixed((0, 1))
+    sequence.coded(SIZE[0] // 16 - 1, SIZE[1] // 32 - 1)
+    sequence.fixed((0, 1), (0, 1), (1, 1), (0, 1), (0, 1))  # not frames only, no cropping
+    picture = Bits()
+    picture.coded(0, 0)
+    picture.fixed((0, 1), (0, 1))
+    picture.coded(0, 0, 0)
+    picture.fixed((0, 1), (0, 2))
+    picture.coded(0, 0, 0)
+    picture.fixed((1, 1), (0, 1), (0, 1))
+    return sequence.unit(0x67) + picture.unit(0x68)
+
+
+def field(bottom: bool, number: int, level: int) -> bytes:
+    """A field whose samples are written as they are (I_PCM), in luma of `level`."""
+    bits = Bits()
+    bits.coded(0, 7, 0)
+    bits.fixed((0, 4), (1, 1), (bottom, 1))  # frame number, a field, which
+    if not bottom:
+        bits.coded(number % 2)
+    bits.fixed((0, 1), *[] if bottom else [(0, 1)])  # references are marked as usual
+    bits.coded(0, 1)  # quantiser, no deblocking
+    for _ in range(SIZE[0] * SIZE[1] // 2 // 256):
+        bits.coded(25)
+        bits.align()
+        bits.fixed(*[(level, 8)] * 256, *[(128, 8)] * 128)
+    return bits.unit(0x61 if bottom else 0x65)
+
+
+def write_fields(path: Path, frames: int, rate: int = 25) -> Path:
+    """Interlaced H.264 with a packet for each field, as AVCHD cameras and broadcasts have it."""
+    stream = path.with_suffix(".fields.ts")
+    with av.open(str(stream), "w") as sink:
+        track: Any = sink.add_stream("h264", rate=2 * rate)
+        track.width, track.height, track.pix_fmt = *SIZE, "yuv420p"
+        for place in range(2 * frames):
+            level = round(16 + grey_of(place // 2) * 219 / 255)
+            bottom = place % 2 == 1
+            head = b"" if bottom else field_parameters()
+            packet = av.Packet(head + field(bottom, place // 2, level))
+            packet.stream, packet.time_base = track, Fraction(1, 2 * rate)
+            packet.pts = packet.dts = place
+            packet.duration, packet.is_keyframe = 1, not bottom
+            sink.mux(packet)
+    return copy(stream, path)
+
+
+def copy(source: Path, path: Path, **options: str) -> Path:
+    """The packets of a video in another container."""
+    with av.open(str(source)) as read, av.open(str(path), "w", options=options) as sink:
+        track = sink.add_stream_from_template(read.streams.video[0])
+        for packet in read.demux(read.streams.video[0]):
+            if packet.size:
+                packet.stream = track
+                sink.mux(packet)
+    return path
