@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,3 +149,45 @@ def write_annotations(path: str | Path, annotations: Iterable[Annotation]) -> No
     with whole(Path(path)) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for annotation in annotations:
             file.write(json.dumps(annotation.to_row(), ensure_ascii=False) + "\n")
+
+
+PAST = 0.5
+"""Seconds that a window may end after its video: durations are rounded."""
+
+
+def doubts(annotations: Iterable[Annotation]) -> list[str]:
+    """What rows say that nobody means: a line for each kind, with its count and the first row."""
+    rows = [row for row in annotations if row.windows]
+    kinds: dict[str, Callable[[Annotation, float, float], bool]] = {
+        "a window that ends before it begins": lambda _, start, end: end <= start,
+        "a window that ends after its video": lambda row, _, end: end > row.duration + PAST,
+        "a window that begins before its video": lambda _, start, __: start < 0,
+    }
+    lines = []
+    for what, is_odd in kinds.items():
+        odd = [row for row in rows if any(is_odd(row, *window) for window in row.windows or ())]
+        if odd:
+            have = "has" if len(odd) == 1 else "have"
+            first = f"qid {shown(odd[0].qid)}: {shown(odd[0].windows)} of {odd[0].duration:g} s"
+            lines.append(f"{len(odd)} of {len(rows)} rows {have} {what} (first {first})")
+    return lines
+
+
+def misnamed_windows(path: str | Path) -> list[str]:
+    """A line where rows hold what looks like windows, under another name than the one read."""
+    names: Counter[str] = Counter()
+    count = 0
+    for _, row in iter_rows(path):
+        count += 1
+        if isinstance(row, dict) and row.get("relevant_windows") is None:
+            names.update(key for key, value in row.items() if _look_like_windows(value))
+    return [
+        f"{times} of {count} rows of {path} have {shown(name)} and no 'relevant_windows', which is "
+        "what is read: they count as without a window"
+        for name, times in names.items()
+    ]
+
+
+def _look_like_windows(value: Any) -> bool:
+    pairs = value if isinstance(value, list) and value and isinstance(value[0], list) else [value]
+    return all(_numbers(pair) and len(pair) == 2 for pair in pairs)

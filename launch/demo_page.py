@@ -110,7 +110,7 @@ def _fault(error: Exception) -> str:
 
 
 def _sentences(text: str) -> list[str]:
-    sentences = [line.strip() for line in text.splitlines() if line.strip()]
+    sentences = [line.strip() for line in text.split("\n") if line.strip()]
     if not sentences:
         raise InputError("Write what to look for, one sentence a line")
     if len(sentences) > MOST_SENTENCES:

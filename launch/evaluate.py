@@ -33,6 +33,7 @@ from trainer.metrics.bootstrap import (
     differences,
     intervals,
 )
+from trainer.tracking.tracking import flatten
 
 FAULTS_FOUND = 1
 
@@ -145,8 +146,7 @@ def _print(
     table = Table(
         title=f"{evaluation.dataset}: {predictions} on {truth}",
         caption=f"{len(evaluation.qids)} queries, {len(set(evaluation.vids))} videos; percent with "
-        f"{LEVEL:.0%} bootstrap intervals over videos\n"
-        + ("no provenance beside the predictions" if origin is None else f"made by {origin}"),
+        f"{LEVEL:.0%} bootstrap intervals over videos",
         box=box.SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",
@@ -166,7 +166,13 @@ def _print(
             cells.append(f"{other.summary[name]:.2f}")
             cells += [Text(text, style=style) for text in (f"{gap.value:+.2f}", spread_of_gap)]
         table.add_row(*cells)
-    cli.terminal().print(table)
+    console = cli.terminal()
+    console.print(table)
+    if not isinstance(origin, dict):
+        console.print("no provenance beside the predictions")
+        return
+    for name, value in flatten(origin).items():
+        console.print(f"{name}: {value}", soft_wrap=True)
 
 
 def _span(interval: Interval, form: str = ".2f") -> str:

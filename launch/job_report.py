@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from data_pipeline.annotations import doubts, misnamed_windows, read_annotations
 from data_pipeline.config import JobConfig
 from data_pipeline.errors import InputError
 from data_pipeline.extraction.ray_cluster import ClusterLostError
@@ -46,6 +47,9 @@ def run_job(
     Status 1 if too many videos failed, or if the Ray cluster was lost on the way.
     """
     signal.signal(signal.SIGTERM, _stop)
+    odd = doubts(read_annotations(config.annotations)) + misnamed_windows(config.annotations)
+    for line in odd:
+        CONSOLE.print(f"warning: {line}", style="yellow")
     display = Display()
     from data_pipeline.extraction.job import Progress
 
@@ -123,8 +127,11 @@ def tell(summary: "Summary", config: JobConfig) -> None:
     for what, times in summary.counted.items():
         CONSOLE.print(f"{what}: {times}", style="yellow")
     if summary.lengths_differ:
+        count, named = summary.lengths_differ, ", ".join(summary.lengths_named)
+        are = "video is" if count == 1 else "videos are"
         CONSOLE.print(
-            f"{summary.lengths_differ} videos are longer or shorter than their annotations say",
+            f"{count} {are} longer or shorter than the annotations say: {named}"
+            + (f"; {Location(config.output) / 'lengths.jsonl'} has all" if "…" in named else ""),
             style="yellow",
         )
     if summary.sentences_cut:

@@ -1,6 +1,6 @@
 """How many trainable parameters does the model have, part by part?
 
-python -m launch.parameters --width 256 --layers [-1,-2,-3,-4]
+python -m launch.parameters --config configs/quickstart.yaml --model.width 256
 """
 
 import sys
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from model.config import SDSTConfig
 from trainer.cli import command, parse_config, terminal
+from trainer.config import Config
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @command
 def main(args: Sequence[str] | None = None) -> None:
-    """Print the table for one model configuration; the flags are the fields of SDSTConfig."""
-    config = parse_config(SDSTConfig, args, __doc__)
+    """Print the table for the model of an experiment."""
+    config = parse_config(Config, args, __doc__)
     from model.sdst.sdst import SDST
 
-    rows = parameter_table(SDST(config))
+    rows = parameter_table(SDST(config.model))
     total = sum(count for _, count in rows)
     table = Table("part", title="trainable parameters")
     table.add_column("count", justify="right")

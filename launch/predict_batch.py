@@ -36,7 +36,9 @@ def find_videos(path: Path) -> list[Path]:
     if path.is_dir():
         videos = sorted(p for p in path.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
     elif is_batch(path):
-        videos = [path.parent / line for line in _lines(path)]
+        listed = [path.parent / line for line in _lines(path)]
+        # A line that begins with # is a comment, unless a video is called so.
+        videos = [p for p in listed if not p.name.startswith("#") or p.exists()]
     else:
         return [path]
     if not videos:
@@ -48,7 +50,7 @@ def find_videos(path: Path) -> list[Path]:
 
 
 def read_queries(path: Path) -> list[str]:
-    """The sentences of a text file, one a line; empty lines and lines that begin with # are not."""
+    """The sentences of a text file, one a line, whatever it begins with; empty lines are none."""
     queries = _lines(path)
     if not queries:
         raise InputError(f"{path}: holds no sentences; write one a line")
@@ -57,12 +59,13 @@ def read_queries(path: Path) -> list[str]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        # Windows' editors begin a file with a mark. (`splitlines` would also cut at U+2028.)
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text; give one entry a line") from error
-    return [line for line in lines if line and not line.startswith("#")]
+    return [line for line in lines if line]
 
 
 def predict_batch(

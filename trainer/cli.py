@@ -223,8 +223,39 @@ def _explain(message: str, parser: jsonargparse.ArgumentParser, args: Sequence[s
         return f"{file}{line}"
     group, key, option, flag = unknown.group("group", "key", "option", "flag")
     name = f"{group}.{key}" if group else option or flag
-    known = [action.dest for action in parser._actions]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    known = [action.dest for action in parser._actions if action.dest != "print_config"]
     where = "" if flag else file
-    mend = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(known)}"
+    if near := nearest(name, known):
+        mend = f"did you mean {near!r}?"
+    elif len(known) <= LISTED:
+        mend = f"valid keys: {', '.join(known)}"
+    else:
+        mend = "--help lists the valid ones"
     return f"{where}unknown key {name!r}; {mend}"
+
+
+NEAR = 0.75
+"""Least likeness of a key that is suggested: two letters of eight may be wrong."""
+LISTED = 20
+"""Keys that an error message lists."""
+
+
+def nearest(name: str, known: Sequence[str]) -> str | None:
+    """The key that is most like `name`, None if none is near.
+
+    It is its last part that counts, for sections have many keys: a section that was left out costs
+    little, another one more.
+    """
+    section, _, word = name.rpartition(".")
+
+    def likeness(key: str) -> float:
+        other, _, end = key.rpartition(".")
+        away = 0.01 if not section else 0.15 * (1 - _ratio(section, other))
+        return _ratio(word, end) - (away if section != other else 0.0)
+
+    best = max(known, key=likeness, default=None)
+    return best if best is not None and likeness(best) >= NEAR else None
+
+
+def _ratio(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()

@@ -23,6 +23,7 @@ from trainer.training.processes import describe, join, leave, lost_contact
 from trainer.training.progress import TrainingBar
 from trainer.training.randomness import make_deterministic
 from trainer.training.run import Run, make_meter, open_data, resume
+from trainer.training.splits import doubts_of
 
 CONSOLE = terminal()
 
@@ -35,6 +36,9 @@ def carry_out(config: Config) -> int:
     accelerator = start(config)
     with StopSignals(accelerator, config.grace, workers=config.data.workers > 0) as stop:
         data = open_data(config, accelerator)
+        if accelerator.is_main_process:
+            for line in doubts_of(data.train.features):
+                CONSOLE.print(f"warning: {line}", style="yellow")
         run = resume(config, accelerator, data, stop, CONSOLE)
         status: End = "FAILED"
         try:

@@ -1,13 +1,15 @@
-"""Train, select, evaluate and track one experiment: what `accelerate launch` runs.
+"""Train, select, evaluate and track one experiment.
 
-    accelerate launch trainer/main.py --config configs/quickstart.yaml --name my-run
-    accelerate launch trainer/main.py --config C --checkpoint P --eval [--dump]
+    sdst-train --config configs/quickstart.yaml --name my-run
+    sdst-train --checkpoint runs/my-run --eval [--dump]
+    accelerate launch trainer/main.py --config C ...    (several processes)
 
 The run's folder gets the resolved config, metrics.jsonl, checkpoints, the exported model, and, at
 the end, metrics.json, predictions.jsonl and report.html. Running the same command again resumes.
 
-The second form only evaluates P, a checkpoint or an exported model, on the splits data.selection
-and data.report; --dump also writes its predictions as the data set's server takes them.
+The second form only evaluates a run, a checkpoint or an exported model, on the splits
+data.selection and data.report of the run's configuration, or of --config; --dump also writes its
+predictions, and for QVHighlights what its server takes.
 """
 
 import argparse
@@ -63,7 +65,23 @@ def evaluation_request(
         return None, rest
     if given.checkpoint is None:
         raise InputError("--eval needs --checkpoint, the folder of a checkpoint or of a model")
+    if not any(argument.partition("=")[0] == "--config" for argument in rest):
+        rest = [*configured_by(given.checkpoint), *rest]
     return given, rest
+
+
+def configured_by(checkpoint: Path) -> list[str]:
+    """The flags of the run that `checkpoint` belongs to: its folder, or one in it.
+
+    None for what lies in no run's folder, as exported models may: those take flags alone.
+    """
+    place = checkpoint.resolve()
+    # The run itself, its model/, or its checkpoints/step_...
+    for folder in (place, place.parent, place.parent.parent):
+        if (folder / "config.yaml").is_file() and (folder / "metrics.jsonl").is_file():
+            where = ["--runs", str(folder.parent), "--name", folder.name]
+            return ["--config", str(folder / "config.yaml"), *where]
+    return []
 
 
 if __name__ == "__main__":

@@ -85,7 +85,9 @@ class Summary:
     sentences_cut: int
     """Stored sentences that the encoder did not read to their end; unread.jsonl names them."""
     lengths_differ: int
-    """Stored videos with over one clip more or less than the annotations' duration asks for."""
+    """Stored videos with over one clip more or less than the annotations' duration asks for ..."""
+    lengths_named: tuple[str, ...]
+    """... the first of them; lengths.jsonl has all."""
     seconds: float
     start_seconds: float
     """Until a worker was ready ..."""
@@ -151,6 +153,8 @@ def make_shards(
         if not any(index["samples"] for index in indexes):
             cause = indexes[0]["failures"][0]["cause"]
             raise InputError(f"{source}: none of the videos can be used; the first: {cause}")
+        lengths = _lengths_differ(shards, indexes, provenance.clip_length)
+        folder.write_lengths(lengths)
         manifest = write_manifest(output, split, provenance, rows, indexes)
         totals = manifest["totals"]
         summary = Summary(
@@ -165,7 +169,8 @@ def make_shards(
             shards_made=len(todo),
             sentences_cut=folder.write_unread(indexes),
             counted=_counted(indexes),
-            lengths_differ=_lengths_differ(shards, indexes, provenance.clip_length),
+            lengths_differ=len(lengths),
+            lengths_named=_named(lengths),
             seconds=time.perf_counter() - began,
             start_seconds=progress.start_seconds,
             work_seconds=progress.seconds,
@@ -229,14 +234,30 @@ def _counted(indexes: Sequence[dict[str, Any]]) -> dict[str, int]:
 
 def _lengths_differ(
     shards: Sequence[PlannedShard], indexes: Sequence[dict[str, Any]], clip_length: float
-) -> int:
-    expected = {
-        video.vid: clip_count(video.annotations[0].duration, clip_length)
-        for shard in shards
-        for video in shard.videos
+) -> list[dict[str, Any]]:
+    """Rows {"vid", "annotated", "stored"}: seconds by the annotations, and in stored clips."""
+    annotated = {
+        video.vid: video.annotations[0].duration for shard in shards for video in shard.videos
     }
-    return sum(
-        abs(sample["clips"] - expected[sample["vid"]]) > 1
+    return [
+        {
+            "vid": sample["vid"],
+            "annotated": annotated[sample["vid"]],
+            "stored": sample["clips"] * clip_length,
+        }
         for index in indexes
         for sample in index["samples"]
-    )
+        if abs(sample["clips"] - clip_count(annotated[sample["vid"]], clip_length)) > 1
+    ]
+
+
+NAMED = 3
+"""Videos that a message names."""
+
+
+def _named(lengths: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    named = [
+        f"{row['vid']} ({row['annotated']:g} s annotated, about {row['stored']:g} s found)"
+        for row in lengths[:NAMED]
+    ]
+    return (*named, "…") if len(lengths) > NAMED else tuple(named)

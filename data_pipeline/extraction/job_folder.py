@@ -117,3 +117,10 @@ class JobFolder:
             rows = [json.dumps({"qid": qid, "tokens": tokens}) for qid, tokens in cut]
             write_text(path, "".join(f"{row}\n" for row in rows))
         return len(cut)
+
+    def write_lengths(self, rows: Sequence[dict[str, Any]]) -> None:
+        """lengths.jsonl: stored videos whose length is not the annotated one."""
+        path = self._output / "lengths.jsonl"
+        if rows or path.is_file():
+            lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+            write_text(path, "".join(f"{line}\n" for line in lines))

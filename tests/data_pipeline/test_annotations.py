@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.annotations import read_annotations, write_annotations
+from data_pipeline.annotations import (
+    doubts,
+    misnamed_windows,
+    read_annotations,
+    write_annotations,
+)
 from data_pipeline.errors import InputError
 
 ROW = {
@@ -70,3 +75,36 @@ def test_the_real_annotation_files_are_read_whole():
     assert rows["highlight_val_release.jsonl"] == 1550
     assert rows["tacos_test.jsonl"] == 4001
     assert rows["charades_train.jsonl"] == 12404
+
+
+def test_rows_from_windows_editors_read_as_others_do(tmp_path):
+    odd = {**ROW, "query": "two\u2028parts", "qid": 2}
+    path = tmp_path / "rows.jsonl"
+    lines = [json.dumps(ROW), json.dumps(odd, ensure_ascii=False), ""]
+    path.write_bytes(("\ufeff" + "\r\n".join(lines)).encode())
+    assert [row.query for row in read_annotations(path)] == ["A dog runs.", "two\u2028parts"]
+
+
+def test_windows_that_nobody_means_are_counted(tmp_path):
+    windows = [[[2, 6]], [[6, 2]], [[4, 4], [5, 9]], [[140, 150.4]], [[140, 170]], [[-3, 4]], []]
+    rows = [{**ROW, "qid": n, "relevant_windows": each} for n, each in enumerate(windows)]
+    path = write(tmp_path, *rows)
+    backward, after, before = doubts(read_annotations(path))
+    assert backward == (
+        "2 of 6 rows have a window that ends before it begins (first qid 1: [[6.0, 2.0]] of 150 s)"
+    )
+    assert after.startswith("1 of 6 rows has a window that ends after its video (first qid 4: ")
+    assert before.startswith("1 of 6 rows has a window that begins before its video (first qid 5")
+    assert misnamed_windows(path) == []
+
+
+def test_windows_under_another_name_are_told(tmp_path):
+    bare = {key: value for key, value in ROW.items() if key != "relevant_windows"}
+    others = [{"windows": [[2, 6]]}, {"windows": [[1, 2], [3, 4]]}, {"timestamp": [2, 6]}, {"x": 3}]
+    path = write(
+        tmp_path, *({**bare, **other, "qid": n} for n, other in enumerate(others)), ROW | {"qid": 9}
+    )
+    told = misnamed_windows(path)
+    assert [line.partition(" rows")[0] for line in told] == ["2 of 5", "1 of 5"]
+    assert "have 'windows' and no 'relevant_windows'" in told[0]
+    assert "'timestamp'" in told[1]

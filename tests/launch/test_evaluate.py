@@ -47,6 +47,15 @@ def test_a_table_shows_every_headline_with_its_interval(files, capsys):
     assert "12 queries, 12 videos" in shown
 
 
+def test_provenance_is_printed_a_line_for_each_part(files, capsys):
+    origin = {"code": "abc", "features": {"video": "clip [b32]", "layers": [1, 2]}}
+    (files / "metrics.json").write_text(json.dumps({"provenance": origin}))
+    assert call(files) == 0
+    lines = capsys.readouterr().out.splitlines()
+    told = ["code: abc", "features.video: clip [b32]", "features.layers: [1, 2]"]
+    assert [line for line in lines if line in told] == told
+
+
 def test_json_holds_the_published_keys_and_ours(files):
     (files / "metrics.json").write_text('{"provenance": {"seed": 3}}')
     assert call(files, "--json", files / "o.json") == 0

@@ -25,6 +25,7 @@ SUMMARY = Summary(
     shards_made=2,
     sentences_cut=0,
     lengths_differ=0,
+    lengths_named=(),
     seconds=9.0,
     start_seconds=1.0,
     work_seconds=8.0,
@@ -57,7 +58,13 @@ def test_rates_tell_speed_shares_utilisation_time_left_and_failures() -> None:
     assert rates(Progress(videos=10)) == "workers are starting"
 
 
-def run(folder: Path, summary: Summary, tracking: TrackingConfig | None = None) -> int:
+ROW = {"qid": 1, "query": "a dog", "vid": "beach", "duration": 30, "relevant_windows": [[2, 6]]}
+
+
+def run(
+    folder: Path, summary: Summary, tracking: TrackingConfig | None = None, **changes: object
+) -> int:
+    (folder / "rows.jsonl").write_text(json.dumps({**ROW, **changes}) + "\n")
     config = JobConfig(annotations=folder / "rows.jsonl", output=folder / "train")
 
     def work(report: Report) -> Summary:
@@ -87,6 +94,33 @@ def test_too_many_failures_give_status_1_and_are_told_with_their_causes(
     fine = dataclasses.replace(SUMMARY, failures={}, stored=10, failed=False)
     assert run(tmp_path, fine) == 0
     assert "FAILED" not in capsys.readouterr().out
+
+
+def test_videos_of_another_length_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = dataclasses.replace(
+        SUMMARY, lengths_differ=1, lengths_named=("beach (90 s annotated, about 60 s found)",)
+    )
+    run(tmp_path, summary)
+    told = "1 video is longer or shorter than the annotations say: beach (90 s annotated"
+    assert told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"relevant_windows": [[6, 2]]}, "1 of 1 rows has a window that ends before it begins"),
+        ({"relevant_windows": None, "windows": [[2, 6]]}, "have 'windows' and no 'relevant_window"),
+    ],
+)
+def test_annotations_that_nobody_means_are_told_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, object], told: str
+) -> None:
+    run(tmp_path, SUMMARY, **change)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert told in printed
+    assert printed.index(told) < printed.index("3 of 10 videos")
 
 
 def test_progress_is_recorded_where_that_is_asked_for(tmp_path: Path) -> None:

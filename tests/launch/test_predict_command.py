@@ -10,6 +10,7 @@ from PIL import Image
 
 from data_pipeline.errors import InputError
 from launch import predict
+from launch.predict_batch import find_videos, read_queries
 from trainer.inference.predict import Grounding
 
 
@@ -114,7 +115,7 @@ def batch(tmp_path: Path) -> list[str]:
     (tmp_path / "videos").mkdir()
     for name in ("a.mp4", "b.mkv", "broken.mp4", "notes.md"):
         (tmp_path / "videos" / name).touch()
-    (tmp_path / "queries.txt").write_text("# what we look for\na dog\n\na cat\n")
+    (tmp_path / "queries.txt").write_text("a dog\n\na cat\n")
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"weights")
     (tmp_path / "config.yaml").touch()
@@ -153,6 +154,20 @@ def test_batch_is_done_anew_for_another_model_or_other_sentences(
         grounder.seen.clear()
         predict.main(batch)
         assert grounder.seen == ["a.mp4", "b.mkv", "broken.mp4"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_sentences_are_the_lines_of_a_file_whoever_wrote_it(tmp_path: Path, end: str) -> None:
+    lines = ["#1 of the race", "two\u2028parts", "  a dog ", "", "\u4e00\u53ea\u72d7"]
+    path = tmp_path / "q.txt"
+    path.write_bytes(("\ufeff" + end.join(lines) + end).encode())
+    assert read_queries(path) == ["#1 of the race", "two\u2028parts", "a dog", "\u4e00\u53ea\u72d7"]
+
+
+def test_a_list_of_videos_has_comments_unless_a_video_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "#1.mp4").touch()
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf# ours\r\n#1.mp4\r\nb.mp4\r\n")
+    assert [p.name for p in find_videos(tmp_path / "list.txt")] == ["#1.mp4", "b.mp4"]
 
 
 def test_list_of_videos_is_relative_to_itself(

@@ -76,6 +76,9 @@ def test_a_dumped_configuration_is_read_back_unchanged(tmp_path):
         ("{}", ["--part.kidn", "far"], "unknown key 'part.kidn'; did you mean 'part.kind'?"),
         ("{}", ["--see", "3"], "unknown key 'see'; did you mean 'seed'?"),
         ("{}", ["--part.kind", "fra"], "'near', 'far'"),
+        ("{}", ["--width", "3"], "unknown key 'width'; did you mean 'part.width'?"),
+        ("{}", ["--part.folder", "x"], "unknown key 'part.folder'; did you mean 'folder'?"),
+        ("device: cpu", [], "c.yaml: unknown key 'device'; valid keys: help, config, seed, folder"),
         ("{}", ["--part.width", "0"], "part.width must be at least 1, found 0"),
     ],
 )

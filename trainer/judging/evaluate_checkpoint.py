@@ -1,7 +1,8 @@
 """How well does a trained model do on the splits of a configuration, without training it?
 
 `<runs>/<name>/evaluation/<split>/metrics.json` gets the scores, and with `--dump` the predictions
-lie beside it; QVHighlights' in the files and the zip that its server takes.
+lie beside it; those of QVHighlights' own videos also in the files and the zip that its server
+takes.
 """
 
 import hashlib
@@ -26,7 +27,12 @@ from trainer.inference.pretrained import CONFIG, WEIGHTS, Export, find_model
 from trainer.judging import baselines
 from trainer.judging.evaluation import Rows, predict_split, score, withheld, write_predictions
 from trainer.judging.results import coverage, print_result, write_result
-from trainer.judging.submission import MEMBERS, submission_faults, write_submission
+from trainer.judging.submission import (
+    MEMBERS,
+    are_qvhighlights,
+    submission_faults,
+    write_submission,
+)
 from trainer.training import checkpoints
 from trainer.training.processes import join
 from trainer.training.provenance import code_revision, stamp
@@ -48,13 +54,11 @@ def evaluate_checkpoint(config: Config, checkpoint: Path, dump: bool) -> None:
     trained = export.model if export else load_config(Config, path).model
     check_same_model(path, trained, config.model)
     splits = open_splits(config, accelerator, export)
-    members = {name: MEMBERS[name] for name in splits if name in MEMBERS}
-    submits = dump and config.eval.dataset == "qvhighlights"
-    if submits and not members:
-        raise InputError(
-            f"a submission holds the splits {' and '.join(MEMBERS)}, the configuration has "
-            f"{', '.join(splits)}; set data.selection and data.report"
-        )
+    members = {
+        name: MEMBERS[name]
+        for name, split in splits.items()
+        if name in MEMBERS and are_qvhighlights(sample.vid for sample in split.features.samples)
+    }
     folder = config.folder / "evaluation"
     if accelerator.is_main_process:
         for name in splits:
@@ -76,14 +80,13 @@ def evaluate_checkpoint(config: Config, checkpoint: Path, dump: bool) -> None:
             origin = _provenance(config, checkpoint, weights, export, split, len(rows))
             _score(folder / name, split.features, rows, annotations, config, origin, console)
     if accelerator.is_main_process and dump:
-        if submits:
+        for name, (rows, annotations) in predicted.items():
+            _dump(folder / name / "predictions.jsonl", rows, annotations, console)
+        if members and config.eval.dataset == "qvhighlights":
             path = write_submission(folder, {name: predicted[name] for name in members})
             for missing in MEMBERS.keys() - members.keys():
                 console.print(f"{path}: without {MEMBERS[missing]}: no split {missing!r} is set")
             console.print(f"submission {path}", soft_wrap=True)
-        else:
-            for name, (rows, annotations) in predicted.items():
-                _dump(folder / name / "predictions.jsonl", rows, annotations, console)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +21,15 @@ from trainer.metrics.rows import SCORES, WINDOWS, Fault, Row, faults, row_fault
 
 MEMBERS = {"val": "hl_val_submission.jsonl", "test": "hl_test_submission.jsonl"}
 """What QVHighlights' server expects in the zip, by split, without a folder around it."""
+
+
+VIDEO = re.compile(r"[\w-]{11}_\d+\.\d_\d+\.\d")
+"""How QVHighlights names a video: a YouTube id, and seconds of the part that it is."""
+
+
+def are_qvhighlights(vids: Iterable[str]) -> bool:
+    """Whether these videos are QVHighlights' own, and not others annotated in its manner."""
+    return all(VIDEO.fullmatch(vid) for vid in vids)
 
 
 MAX_FILE, MAX_ROWS, MAX_LINE = 64 << 20, 100_000, 1 << 20

@@ -1,9 +1,13 @@
 """Which features does this rank read, and does the model fit them?"""
 
+from concurrent.futures import ThreadPoolExecutor
+
 from accelerate import Accelerator
 
+from data_pipeline.annotations import Annotation, doubts
 from data_pipeline.errors import InputError
-from data_pipeline.features.shards import FeatureSet
+from data_pipeline.features.samples import parse_details
+from data_pipeline.features.shards import OPENED_AT_ONCE, FeatureSet
 from data_pipeline.stream.stream import PairStream
 from model.config import SDSTConfig
 from trainer.config import Config
@@ -37,3 +41,35 @@ def check_selection(selection: FeatureSet, config: Config) -> None:
             "worthless; give data.selection a held-out split, or, where the field has none, set "
             "eval.select_on_test true: every result will say so"
         )
+
+
+LOOKED_AT = 500
+"""Videos whose annotations are looked at when training starts: more would take its time."""
+
+
+def doubts_of(features: FeatureSet) -> list[str]:
+    """What the annotations of a training set hardly mean, counted, a line for each kind."""
+    count = len(features.samples)
+    looked_at = range(0, count, -(-count // LOOKED_AT)) if count else ()
+    with ThreadPoolExecutor(OPENED_AT_ONCE) as threads:
+        stored = threads.map(lambda index: _annotations(features, index), looked_at)
+        rows = [row for of_video in stored for row in of_video]
+    pairs = "training pairs" + (" that were looked at" if len(looked_at) < count else "")
+    bare = sum(not row.windows for row in rows)
+    have = "has" if bare == 1 else "have"
+    lines = [
+        f"{bare} of {len(rows)} {pairs} {have} no window: nothing is learned of where they are"
+    ]
+    return lines * bool(bare) + [line.replace(" rows ", f" {pairs} ", 1) for line in doubts(rows)]
+
+
+def _annotations(features: FeatureSet, index: int) -> list[Annotation]:
+    """The rows of a stored video, by one small read; none of a damaged one, which reading tells."""
+    entry = features.samples[index]
+    try:
+        with features.named(entry):
+            data = features.path(entry.shard).read_range(*entry.members["json"])
+            _, queries = parse_details(data, entry, features.provenance.clip_length)
+    except InputError:
+        return []
+    return [query.annotation for query in queries]

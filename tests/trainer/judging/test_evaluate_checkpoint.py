@@ -1,6 +1,7 @@
 """`--checkpoint P --eval` scores a model without training it, and dumps what a server takes."""
 
 import json
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -8,14 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_pipeline.annotations import Annotation, write_annotations
+from data_pipeline.annotations import write_annotations
 from data_pipeline.features.samples import StoredQuery
 from data_pipeline.features.shards import FeatureSet
 from data_pipeline.features.writing import ShardWriter, write_manifest
 from launch.evaluate import main as evaluate
 from model.config import SDSTConfig
 from model.sdst.sdst import SDST
-from trainer.cli import dump_config
+from trainer.cli import dump_config, parse_config
+from trainer.config import Config
 from trainer.inference.pretrained import Export, encoder_of
 from trainer.main import main
 from trainer.training.checkpoints import export
@@ -27,28 +29,33 @@ MODEL = SDSTConfig(
 
 @pytest.fixture(scope="module")
 def data(make_features, tmp_path_factory):
+    """The splits val and test, and in qvhighlights/ the same by names like QVHighlights'."""
     folder = tmp_path_factory.mktemp("features")
     for seed, split in enumerate(("val", "test")):
-        make_features(folder / split, videos=4, seed=seed)
-    withhold(FeatureSet(folder / "test"), folder / "withheld" / "test")
+        features = make_features(folder / split, videos=4, seed=seed)
+        store(features, folder / "qvhighlights" / split, called="NUsG9BgSe{}_60.0_{}.0".format)
+        store(features, folder / "withheld" / split, "NUsG9BgSe{}_60.0_{}.0".format, secret=True)
     return folder
 
 
-def withhold(features: FeatureSet, folder: Path) -> None:
-    """The same features without ground truth, as QVHighlights' test split was published."""
+def store(features: FeatureSet, folder: Path, called, secret: bool = False) -> None:
+    """The same features under other names; `secret`: without ground truth, as QVHighlights' test
+    split was published."""
     folder.mkdir(parents=True)
     with ShardWriter(folder, "00000") as writer:
         for index in range(len(features.samples)):
             sample = features.read(index)
+            vid = called(f"{index:02d}", 210)
             queries = []
             for query in sample.queries:
-                a = query.annotation
-                secret = Annotation(a.qid, a.query, a.vid, a.duration)
-                queries.append(StoredQuery(secret, query.tokens))
-            writer.add(replace(sample, queries=tuple(queries)))
+                a = replace(query.annotation, vid=vid)
+                if secret:
+                    a = replace(a, windows=None, saliency=None)
+                queries.append(StoredQuery(a, query.tokens))
+            writer.add(replace(sample, vid=vid, queries=tuple(queries)))
         index = writer.commit()
     names = {"name": "generated", "sha256": "", "videos": 0, "queries": 0}
-    write_manifest(folder, "test", features.provenance, names, [index])
+    write_manifest(folder, features.split, features.provenance, names, [index])
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +122,14 @@ def test_both_splits_are_scored_and_the_scores_say_what_they_measure(command, tm
     assert "THE TEST SPLIT" in capsys.readouterr().out
 
 
+def own(data):
+    """The splits by names like QVHighlights'."""
+    return {"data.selection": data / "val", "data.report": data / "test"}
+
+
 def test_a_dump_of_qvhighlights_is_a_submission_without_fault(command, data, tmp_path, capsys):
-    assert main(command("--dump")) == 0
+    data = data / "qvhighlights"
+    assert main(command("--dump", **own(data))) == 0
     folder = tmp_path / "runs" / "tiny" / "evaluation"
     with zipfile.ZipFile(folder / "submission.zip") as archive:
         names = ["hl_test_submission.jsonl", "hl_val_submission.jsonl"]
@@ -137,17 +150,18 @@ def test_a_dump_of_qvhighlights_is_a_submission_without_fault(command, data, tmp
 def test_a_test_split_without_ground_truth_is_dumped_and_not_scored(
     command, data, tmp_path, capsys
 ):
-    report = data / "withheld" / "test"
-    assert main(command("--dump", **{"data.report": report})) == 0
+    splits = own(data / "qvhighlights") | {"data.report": data / "withheld" / "test"}
+    assert main(command("--dump", **splits)) == 0
     assert "ground truth withheld" in capsys.readouterr().out
     folder = tmp_path / "runs" / "tiny" / "evaluation"
     assert len(read(folder / "hl_test_submission.jsonl")) == 12
     assert (folder / "val" / "metrics.json").is_file()
-    assert not (folder / "test").exists()
+    assert not (folder / "test" / "metrics.json").exists()
 
 
-def test_other_data_sets_dump_predictions(command, data, tmp_path):
-    assert main(command("--dump", **{"eval.dataset": "tacos"})) == 0
+@pytest.mark.parametrize("convention", ["tacos", "qvhighlights"])
+def test_other_data_sets_dump_predictions_and_no_submission(command, data, tmp_path, convention):
+    assert main(command("--dump", **{"eval.dataset": convention})) == 0
     folder = tmp_path / "runs" / "tiny" / "evaluation"
     for split in ("val", "test"):
         rows = read(folder / split / "predictions.jsonl")
@@ -157,8 +171,9 @@ def test_other_data_sets_dump_predictions(command, data, tmp_path):
     assert not (folder / "submission.zip").exists()
 
 
-def test_one_split_alone_is_dumped_with_a_word_about_the_other(command, tmp_path, capsys):
-    assert main(command("--dump", **{"data.selection": None})) == 0
+def test_one_split_alone_is_dumped_with_a_word_about_the_other(command, data, tmp_path, capsys):
+    report = data / "qvhighlights" / "test"
+    assert main(command("--dump", **{"data.selection": None, "data.report": report})) == 0
     assert "no split 'val' is set" in " ".join(capsys.readouterr().out.split())
     folder = tmp_path / "runs" / "tiny" / "evaluation"
     assert not (folder / "hl_val_submission.jsonl").exists()
@@ -201,3 +216,22 @@ def test_features_of_another_encoder_are_refused(command, trained, tmp_path, cap
 def test_modes_that_do_not_go_together_are_told(flags, message, capsys):
     assert main(flags) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["", "model", "checkpoints/step_0000012"])
+def test_a_run_is_evaluated_by_the_configuration_that_lies_in_it(
+    command, trained, tmp_path, monkeypatch, capsys, part
+):
+    run = tmp_path / "elsewhere" / "moved"
+    (run / "checkpoints").mkdir(parents=True)
+    flags = [flag for flag in command() if "checkpoint" not in flag and flag != "--eval"]
+    config = parse_config(Config, [flag for flag in flags if flag.startswith("--")])
+    (run / "config.yaml").write_text(dump_config(config))
+    (run / "metrics.jsonl").touch()
+    shutil.copytree(trained, run / "model")
+    shutil.copytree(trained, run / "checkpoints" / "step_0000012")
+    monkeypatch.chdir(tmp_path)
+    given = ["--checkpoint", f"elsewhere/moved/{part}".rstrip("/"), "--eval"]
+    assert main([*given, "--data.selection", "null"]) == 0
+    scored = sorted(path.parent.name for path in (run / "evaluation").rglob("metrics.json"))
+    assert scored == ["test"]
