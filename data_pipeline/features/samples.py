@@ -7,46 +7,20 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from data_pipeline.annotations import Annotation, parse_row
 from data_pipeline.errors import InputError
+from data_pipeline.features.checksums import Checksums, check_values, checksum
+from data_pipeline.features.checksums import Half as Half
 from data_pipeline.untrusted import parse_json, plain_name, shown
 
 MEMBERS = ("video.npy", "text.npy", "json")
 JOINT = "joint.npy"
 """The member of samples whose encoders share a space."""
 
-Half = NDArray[np.float16]
-
 
 class Damaged(InputError):
     """A stored sample is not what was written; the message names its shard and the sample."""
-
-
-@dataclass(frozen=True)
-class Checksums:
-    """Sums of the stored bytes, see `checksum`: of the video's features, of the text features of
-    each query, of the JSON member, and of the joint vectors where there are any."""
-
-    video: int
-    text: tuple[int, ...]
-    json: int
-    joint: int | None = None
-
-
-def checksum(data: memoryview | bytes | Half) -> int:
-    """The sum of the bytes' 64-bit little-endian words, the last filled up with zeros, mod 2^64.
-
-    It costs about a quarter of what reading the bytes costs, so that every read can be checked; any
-    one altered word changes it. That a shard is the one of its manifest is for its SHA-256 to say.
-    """
-    raw = np.frombuffer(data, np.uint8)
-    whole = raw.size // 8 * 8
-    total = int(raw[:whole].view("<u8").sum())
-    if whole < raw.size:
-        total += int.from_bytes(raw[whole:].tobytes(), "little")
-    return total % 2**64
 
 
 def is_finite(array: Half) -> bool:
@@ -85,9 +59,10 @@ class SampleEntry:
     members: dict[str, tuple[int, int]]
     checksums: Checksums
     finite: bool
+    qids: tuple[int | str, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The object in the shard's index."""
+        """The object in the shard's index, which names the kind of the checksums."""
         return {
             "key": self.key,
             "vid": self.vid,
@@ -103,29 +78,38 @@ class SampleEntry:
                 **({} if self.checksums.joint is None else {"joint": self.checksums.joint}),
             },
             "finite": self.finite,
+            **({} if self.qids is None else {"qids": list(self.qids)}),
         }
 
     @classmethod
-    def from_json(cls, value: dict[str, Any], shard: int, source: object) -> "SampleEntry":
+    def from_json(
+        cls, value: dict[str, Any], shard: int, source: object, kind: str
+    ) -> "SampleEntry":
         """Raises KeyError, TypeError or ValueError for an object that is not an entry, InputError
         that names `source` for an id that is no name."""
-        offset, size = _natural(value["offset"]), _natural(value["bytes"])
+        offset, size = natural(value["offset"]), natural(value["bytes"])
         places = {name: value["members"][name] for name in MEMBERS}
         if JOINT in value["members"]:
             places[JOINT] = value["members"][JOINT]
-        members = {name: (_natural(place), _natural(n)) for name, (place, n) in places.items()}
+        members = {name: (natural(place), natural(n)) for name, (place, n) in places.items()}
         if any(place < offset or place + n > offset + size for place, n in members.values()):
             raise ValueError("a member lies outside of its sample")
-        queries = tuple(_natural(tokens) for tokens in value["queries"])
+        queries = tuple(natural(tokens) for tokens in value["queries"])
         sums = value["checksums"]
         checksums = Checksums(
-            _natural(sums["video"], 2**64),
-            tuple(_natural(each, 2**64) for each in sums["text"]),
-            _natural(sums["json"], 2**64),
-            _natural(sums["joint"], 2**64) if JOINT in places else None,
+            natural(sums["video"], 2**64),
+            tuple(natural(each, 2**64) for each in sums["text"]),
+            natural(sums["json"], 2**64),
+            natural(sums["joint"], 2**64) if JOINT in places else None,
+            kind,
         )
         if len(checksums.text) != len(queries):
             raise ValueError("has not one checksum for each query")
+        qids = tuple(value["qids"]) if "qids" in value else None
+        if qids is not None and (
+            len(qids) != len(queries) or not all(type(qid) in (int, str) for qid in qids)
+        ):
+            raise ValueError("has not one qid for each query")
         if not isinstance(value["key"], str):
             raise TypeError("'key' is a name")
         plain_name(value["vid"], "'vid'", source, folders=True)
@@ -135,15 +119,16 @@ class SampleEntry:
             shard=shard,
             offset=offset,
             size=size,
-            clips=_natural(value["clips"]),
+            clips=natural(value["clips"]),
             queries=queries,
             members=members,
             checksums=checksums,
             finite=value["finite"] is True,
+            qids=qids,
         )
 
 
-def _natural(value: Any, bound: int = 2**48) -> int:
+def natural(value: Any, bound: int = 2**48) -> int:
     """`value`, a whole number from 0 to below `bound`; ValueError for others."""
     if type(value) is not int or not 0 <= value < bound:
         raise ValueError(f"{shown(value)} is no number of bytes, clips or tokens")
@@ -196,7 +181,7 @@ class Sample:
 
 
 def _stored_query(vid: str, value: dict[str, Any]) -> StoredQuery:
-    first, end = (_natural(token) for token in value["tokens"])
+    first, end = (natural(token) for token in value["tokens"])
     row = {key: value[key] for key in ("qid", "query", "duration")} | {"vid": vid}
     row["relevant_windows"] = value["windows"]
     if value["saliency"] is not None:
@@ -212,7 +197,7 @@ def parse_details(
 
     Raises ValueError, KeyError or TypeError for what is not the sample of `entry`.
     """
-    if checksum(data) != entry.checksums.json:
+    if checksum(data, entry.checksums.kind) != entry.checksums.json:
         raise ValueError("its json is not what was written")
     try:
         details = parse_json(data, "its json")
@@ -223,6 +208,8 @@ def parse_details(
         raise ValueError("is not the sample that the index names")
     if [query.tokens[1] - query.tokens[0] for query in queries] != list(entry.queries):
         raise ValueError("has other queries than the index says")
+    if entry.qids is not None and [query.annotation.qid for query in queries] != list(entry.qids):
+        raise ValueError("has other qids than the index says")
     duration = details["duration"]
     if type(duration) not in (int, float) or not 0 < duration < math.inf:
         raise ValueError(f"lasts {shown(duration)} s")
@@ -238,15 +225,6 @@ def check_header(data: bytes, shape: tuple[int, ...]) -> None:
         raise ValueError("a .npy of an unknown version")
     found, _, dtype = np.lib.format.read_array_header_1_0(head)
     raise ValueError(f"an array {found} of {dtype}, expected {shape} of float16")
-
-
-def check_values(name: str, values: memoryview | Half, expected: int) -> None:
-    """Raises ValueError unless the checksum of features is `expected`."""
-    if checksum(values) == expected:
-        return
-    if not np.isfinite(np.frombuffer(values, dtype=np.float16)).all():
-        raise ValueError(f"its {name} features were altered and hold values that are not finite")
-    raise ValueError(f"its {name} features are not what was written")
 
 
 def parse_sample(
@@ -270,9 +248,10 @@ def parse_sample(
     duration, queries = parse_details(bytes(views["json"]), entry, clip_length)
     video = _array(views["video.npy"], (entry.clips, *video_shape))
     text = _array(views["text.npy"], (sum(entry.queries), *text_shape))
-    check_values("video", video, entry.checksums.video)
+    kind = entry.checksums.kind
+    check_values("video", video, entry.checksums.video, kind)
     for query, expected in zip(queries, entry.checksums.text, strict=True):
-        check_values("text", text[slice(*query.tokens)], expected)
+        check_values("text", text[slice(*query.tokens)], expected, kind)
     joint = parse_joint(views[JOINT], entry, joint_width) if joint_width else None
     return Sample(entry.vid, duration, clip_length, video, text, queries, joint)
 
@@ -281,7 +260,7 @@ def parse_joint(data: memoryview, entry: SampleEntry, width: int) -> Half:
     """(L + queries, J) from the member of joint vectors; ValueError for others."""
     joint = _array(data, (entry.clips + len(entry.queries), width))
     assert entry.checksums.joint is not None
-    check_values("joint", joint, entry.checksums.joint)
+    check_values("joint", joint, entry.checksums.joint, entry.checksums.kind)
     return joint
 
 

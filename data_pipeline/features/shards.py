@@ -12,18 +12,29 @@ reads it; `FeatureSet` reads single samples at their offsets. Nothing here unpic
 """
 
 import dataclasses
-import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from types import TracebackType
 from typing import Any
 
 from data_pipeline.errors import InputError
+from data_pipeline.features.checksums import Half, kind_of
+from data_pipeline.features.opening import (
+    REMAKE,
+    Counts,
+    Once,
+    check_apart,
+    count_faults,
+    held,
+    in_all,
+    listed,
+    total_faults,
+)
 from data_pipeline.features.samples import (
     JOINT,
     Damaged,
-    Half,
     Sample,
     SampleEntry,
     StoredQuery,
@@ -34,15 +45,11 @@ from data_pipeline.features.samples import (
 from data_pipeline.storage import Location, NotFound, Source
 from data_pipeline.untrusted import parse_json, plain_name, reading, shown
 
-LOG = logging.getLogger(__name__)
-
 FORMAT = 2
 """Version of the layout above; readers refuse any other."""
 
 IMPORTED = "imported"
 """In a provenance: features that others made and released, so that this is not known."""
-
-REMAKE = "remove it and run the extraction again"
 
 OPENED_AT_ONCE = 16
 """Indexes that are asked for at the same time: a store takes its time to answer."""
@@ -159,10 +166,12 @@ class FeatureSet:
     """The features of one split, in a local folder or at a URL.
 
     Opening it reads the manifest and the indexes. Raises InputError for a folder without a complete
-    set, an index that does not match its manifest, or a tar that is missing or of another size than
-    its index says. With `skip_damaged` such a tar is left for reading to find out, sample by
-    sample, and a shard without its index is left out, with a warning: `left_out` counts the pairs.
-    Hashing is for `launch.shards verify`.
+    set, an index that does not hold what its manifest lists, a video or a qid that is there twice,
+    and a tar that is missing or of another size than its index says. With `skip_damaged` such a tar
+    is left for reading to find out, sample by sample, and the other faults are `faults`, a line
+    each: what is there twice counts once, a shard without its index is left out, and `left_out` is
+    the number of pairs that the manifest lists and the indexes have not. Hashing is for
+    `launch.shards verify`.
     """
 
     def __init__(self, folder: Source, skip_damaged: bool = False) -> None:
@@ -172,7 +181,6 @@ class FeatureSet:
             self.manifest = read_json(path)
         except NotFound as error:
             raise InputError(f"{error}; extract the features of this split first") from error
-        self.left_out = 0
         with reading(path, REMAKE):
             self.provenance = Provenance.from_json(self.manifest["provenance"])
             self.split = plain_name(self.manifest["split"], "the split", path)
@@ -184,13 +192,25 @@ class FeatureSet:
             self.text_shape = _shape(text)  # K, Dt
             joint = self.manifest["shapes"].get("joint")
             self.joint_width = None if joint is None else _shape([1, joint])[1]  # J
-            with ThreadPoolExecutor(OPENED_AT_ONCE) as threads:
-                entries = list(
-                    threads.map(
-                        lambda number: self._entries(number, skip_damaged), range(len(self.shards))
-                    )
-                )
-        self.samples = [entry for of_shard in entries for entry in of_shard]
+            counts = [listed(shard) for shard in self.shards]
+            totals = listed(self.manifest["totals"])
+        self.faults = list(total_faults(path, totals, in_all(counts)))
+        if self.faults and not skip_damaged:
+            raise InputError(self.faults[0])
+        once = Once()
+        self.samples: list[SampleEntry] = []
+        wanted = 0
+        with ThreadPoolExecutor(OPENED_AT_ONCE) as threads:
+            opened = threads.map(self._open, range(len(counts)), counts, repeat(skip_damaged))
+            for number, (entries, faults) in enumerate(opened):
+                self.faults += faults
+                kept = once.take(self._index_path(number), entries)
+                if once.faults and not skip_damaged:
+                    raise InputError(once.faults[0])
+                self.samples += kept
+                wanted += max(counts[number]["queries"], sum(len(entry.queries) for entry in kept))
+        self.faults += once.faults
+        self.left_out = max(wanted, totals["queries"]) - self.pairs
 
     def read(self, index: int) -> Sample:
         """Sample `index` of the set, by one read of its bytes.
@@ -254,22 +274,31 @@ class FeatureSet:
         """Number of (video, query) pairs."""
         return sum(len(sample.queries) for sample in self.samples)
 
-    def _entries(self, number: int, skip_damaged: bool) -> list[SampleEntry]:
-        """The samples of a shard, from its index."""
-        path = self.folder / f"{self.shards[number]['name']}.json"
+    def _open(
+        self, number: int, expected: Counts, skip_damaged: bool
+    ) -> tuple[list[SampleEntry], list[str]]:
+        """The samples of a shard, from its index, and its faults; the first is raised without
+        `skip_damaged`."""
+        path = self._index_path(number)
         try:
             with reading(path, REMAKE):
                 index = self._index(self.shards[number], path)
-                entries = [SampleEntry.from_json(e, number, path) for e in index["samples"]]
+                kind = kind_of(index, path)
+                entries = [SampleEntry.from_json(e, number, path, kind) for e in index["samples"]]
+                check_apart(path, entries)
+                faults = list(count_faults(path, held(entries, index), expected))
+            if faults and not skip_damaged:
+                raise InputError(faults[0])
         except InputError as error:
             if not skip_damaged:
                 raise
-            LOG.warning("%s; its %d pairs are left out", error, self.shards[number]["queries"])
-            self.left_out += self.shards[number]["queries"]
-            return []
+            return [], [str(error)]
         if not skip_damaged:
             self._check_tar(self.path(number), index)
-        return entries
+        return entries, faults
+
+    def _index_path(self, number: int) -> Location:
+        return self.folder / f"{self.shards[number]['name']}.json"
 
     def _index(self, shard: dict[str, Any], path: Location) -> dict[str, Any]:
         try:

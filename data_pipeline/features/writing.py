@@ -11,14 +11,12 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.errors import InputError
+from data_pipeline.features.checksums import XXH3, Checksums, Half, checksum
 from data_pipeline.features.samples import (
     JOINT,
     MEMBERS,
-    Checksums,
-    Half,
     Sample,
     SampleEntry,
-    checksum,
     is_finite,
     npy_header,
 )
@@ -113,6 +111,7 @@ class ShardWriter:
                     joint=None if sample.joint is None else checksum(_plain(sample.joint)),
                 ),
                 finite=is_finite(sample.video) and is_finite(sample.text),
+                qids=tuple(query.annotation.qid for query in sample.queries),
             )
         )
 
@@ -136,6 +135,7 @@ class ShardWriter:
             "sha256": self._hash.hexdigest(),
             "bytes": self._offset,
             "shapes": self._shapes,
+            "checksum": XXH3,
             "samples": [entry.to_json() for entry in self._entries],
             "failures": [dataclasses.asdict(failure) for failure in failures],
         }

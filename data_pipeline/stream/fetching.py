@@ -15,16 +15,14 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
-import torch
 
 from data_pipeline.errors import InputError
+from data_pipeline.features.checksums import Half, check_values
 from data_pipeline.features.samples import (
     Damaged,
-    Half,
     Sample,
     SampleEntry,
     StoredQuery,
-    check_values,
     npy_header,
     parse_details,
     parse_sample,
@@ -158,13 +156,15 @@ class _LocalVisit:
             return
         with self._features.named(self._entry):
             self._read(self._video_place, into)
-            check_read("video", into, self._entry.checksums.video)
+            sums = self._entry.checksums
+            check_values("video", into, sums.video, sums.kind)
 
     def read_text(self, query: int, into: Half) -> None:
         with self._features.named(self._entry):
             row = 2 * into.shape[1] * into.shape[2]
             self._read(self._text_place + row * self.queries[query].tokens[0], into)
-            check_read("text", into, self._entry.checksums.text[query])
+            sums = self._entry.checksums
+            check_values("text", into, sums.text[query], sums.kind)
 
     def _read(self, place: int, into: Half) -> None:
         descriptor = self._fetcher.descriptor(self._entry.shard)
@@ -252,15 +252,6 @@ class _StoreVisit:
 
     def read_text(self, query: int, into: Half) -> None:
         into[:] = self._sample.text[slice(*self.queries[query].tokens)]
-
-
-def check_read(name: str, features: Half, expected: int) -> None:
-    """`check_values` by a sum of torch's, which takes half the time of NumPy's."""
-    if features.nbytes % 8 == 0:
-        words = torch.from_numpy(features.reshape(-1).view(np.int64))
-        if int(words.sum()) % 2**64 == expected:
-            return
-    check_values(name, features, expected)  # also says what is wrong
 
 
 def check_finite(entry: SampleEntry) -> None:

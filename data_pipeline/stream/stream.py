@@ -99,6 +99,10 @@ class PairStream:
             raise InputError(str(error)) from error
         check_provenance(features, config.provenance)
         check_ranks_see_one_set(features, world)
+        for fault in features.faults:
+            LOG.warning("%s", fault)
+        if features.left_out:
+            LOG.warning("%s: %d pairs are left out", features.folder, features.left_out)
         self.features = features
         self.damaged: Counter[str] = Counter()
         self.pairs = list_pairs(features)

@@ -156,13 +156,23 @@ def test_values_and_lengths_are_verified(tmp_path: Path, write_set: WriteSet) ->
 
 
 def test_counts_are_verified(tmp_path: Path, write_set: WriteSet) -> None:
-    folder = write_set(tmp_path / "set", [[sample("a")], [sample("a")]]).folder
+    folder = tmp_path / "set"
+    with pytest.raises(InputError, match=r"00001\.json: video 'a' is stored twice"):
+        write_set(folder, [[sample("a")], [sample("a")]])
     manifest = json.loads((folder / "manifest.json").read_bytes())
     manifest["totals"]["clips"] += 1
     (folder / "manifest.json").write_bytes(json.dumps(manifest).encode())
     faults = "\n".join(str(fault) for fault in verify(folder))
     assert "manifest.json: its total of clips is 7, its shards hold 6" in faults
-    assert "video 'a' is stored 2 times" in faults
+    assert "00001.json: video 'a' is stored twice" in faults
+
+
+def test_verification_goes_on_where_a_shard_is_missing(features: FeatureSet) -> None:
+    features.path(0).unlink()
+    (features.folder / "00001.json").unlink()
+    faults = [str(fault) for fault in verify(features.folder)]
+    assert any("00000.tar: not found" in fault for fault in faults)
+    assert any("00001.json: the shard's index is missing" in fault for fault in faults)
 
 
 def test_coverage_of_the_annotations_is_verified(features: FeatureSet, tmp_path: Path) -> None:
