@@ -11,7 +11,7 @@ import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from data_pipeline.errors import InputError
 
@@ -32,6 +32,7 @@ MENDS = {
     errno.EISDIR: "choose another name",
     errno.ENOTDIR: "a part of its path is a file; choose another place",
     errno.EEXIST: "a part of its path is a file; choose another place",
+    errno.ELOOP: "it is a link; remove it",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 
@@ -99,6 +100,16 @@ def make_folder(path: Path) -> None:
     """Make a folder and those above it; NotWritten where that cannot be."""
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
+
+
+def open_beside_others(path: Path, append: bool = False) -> IO[bytes]:
+    """A file that stays open, made where it is not there: a lock, or one that is appended to.
+
+    What is in it stays, and nobody's link of that name is followed. NotWritten where it cannot be.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_APPEND if append else 0)
+    with writing(path):
+        return os.fdopen(os.open(path, flags, 0o666), "ab" if append else "r+b")
 
 
 @contextlib.contextmanager

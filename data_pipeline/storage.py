@@ -248,8 +248,10 @@ class NewFile:
             return
         self._finished = True
         if self._path:
-            self._file.close()
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a full disk does not take what is buffered either
+                self._file.close()
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
         else:
             self._file.discard()
             self._file.closed = True  # or the driver would try to finish the upload

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, told
 from data_pipeline.output import check_folder, make_folder, write_text
 from data_pipeline.untrusted import read_json, reading
 from launch import compare
@@ -138,6 +138,9 @@ def train_all(
         name, log = running.pop(done)
         try:
             status = ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            failed[name] = told(error.cause)
+            continue
         except ray.exceptions.RayError as error:  # its worker or its machine was lost
             failed[name] = str(error).partition("\n")[0]
             continue

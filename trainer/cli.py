@@ -6,6 +6,7 @@ Every command of the project parses with jsonargparse: dataclasses give the sche
 
 import dataclasses
 import difflib
+import errno
 import functools
 import itertools
 import os
@@ -169,8 +170,8 @@ def terminal(stderr: bool = False, soft_wrap: bool = False) -> Console:
 def command(main: Callable[[list[str] | None], int | None]) -> Callable[..., int]:
     """Entry-point decorator: `main(args) -> status`, with faults of the user's as one line.
 
-    Returns 2 after an InputError and 130 after Ctrl-C; anything else is a fault of ours and keeps
-    its trace.
+    Returns 2 after an InputError, and where the system does not allow something, and 130 after
+    Ctrl-C; anything else is a fault of ours and keeps its trace.
     """
 
     @functools.wraps(main)
@@ -188,11 +189,31 @@ def command(main: Callable[[list[str] | None], int | None]) -> Callable[..., int
                 raise
             print(f"error: {error}", file=sys.stderr)
             return EXIT_BAD_INPUT
+        except OSError as error:
+            if error.errno not in NOT_ALLOWED:
+                raise
+            print(f"error: {_not_allowed(error)}", file=sys.stderr)
+            return EXIT_BAD_INPUT
         except KeyboardInterrupt:
             print("interrupted; run the same command again to go on", file=sys.stderr)
             return EXIT_INTERRUPTED
 
     return wrapped
+
+
+NOT_ALLOWED = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room, then run the same command again"),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR),
+        "it needs another place, a shorter name or permission",
+    ),
+}
+"""What the system does not allow here, whatever we do, and the mend."""
+
+
+def _not_allowed(error: OSError) -> str:
+    place = "the disk" if error.filename is None else error.filename
+    return f"{place}: {error.strerror}; {NOT_ALLOWED[error.errno or 0]}"
 
 
 def _unwind(number: int, _: FrameType | None) -> None:

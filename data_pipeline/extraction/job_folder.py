@@ -14,6 +14,7 @@ from data_pipeline.extraction.pool import Task
 from data_pipeline.extraction.sentences import folder_of
 from data_pipeline.features.shards import FORMAT, Provenance, read_json
 from data_pipeline.features.writing import write_json, write_text
+from data_pipeline.output import open_beside_others
 from data_pipeline.storage import Location, remove_temporary
 from data_pipeline.untrusted import reading
 
@@ -38,7 +39,7 @@ class JobFolder:
         if self._output.local is None:
             yield
             return
-        with open(self._output.local / ".lock", "w", encoding="utf-8") as file:
+        with open_beside_others(self._output.local / ".lock") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:

@@ -4,6 +4,8 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from data_pipeline.output import (
     check_file,
     check_folder,
     make_folder,
+    open_beside_others,
     whole,
     write_text,
 )
@@ -129,3 +132,57 @@ def test_what_is_checked_is_not_made(tmp_path: Path) -> None:
     check_file(Path("result"))
     assert os.listdir(tmp_path) == []
     assert not os.path.exists("result")
+
+
+@pytest.fixture
+def nobody() -> Iterator[None]:
+    """Permissions are those of a user who owns nothing."""
+    if os.getuid():
+        pytest.skip("only root can become somebody else")
+    os.seteuid(65534)
+    yield
+    os.seteuid(0)
+
+
+def test_a_folder_of_somebody_elses_is_found_before_the_work(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        folder.chmod(0o755)
+    (tmp_path / "mine").write_text("mine")
+    request.getfixturevalue("nobody")
+    for check, name in ((check_file, "new"), (check_file, "mine"), (check_folder, "new/folder")):
+        with pytest.raises(InputError, match="Permission denied; choose a folder that may be"):
+            check(tmp_path / name)
+    with pytest.raises(InputError, match="mine: cannot be written: Permission denied"):
+        write_text(tmp_path / "mine", "theirs")
+
+
+def test_two_who_write_one_file_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    texts = [letter * 100_000 for letter in "ab"]
+
+    def write(text: str) -> None:
+        for _ in range(50):
+            write_text(tmp_path / "result", text)
+            assert (tmp_path / "result").read_text() in texts
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(write, texts * 2))
+    assert os.listdir(tmp_path) == ["result"]
+
+
+def test_a_lock_or_a_log_is_not_opened_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    for append in (False, True):
+        (tmp_path / "lock").symlink_to("mine")
+        with pytest.raises(NotWritten, match=r"lock: cannot be .*; it is a link; remove it"):
+            open_beside_others(tmp_path / "lock", append)
+        (tmp_path / "lock").unlink()
+        with open_beside_others(tmp_path / "lock", append) as file:
+            file.write(b"x")
+        assert (tmp_path / "lock").read_text() == "x"
+        (tmp_path / "lock").unlink()
+    assert (tmp_path / "mine").read_text() == "mine"
+    with open_beside_others(tmp_path / "mine", append=True) as file:
+        file.write(b"!")
+    assert (tmp_path / "mine").read_text() == "mine!"

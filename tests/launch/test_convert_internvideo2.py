@@ -1,5 +1,7 @@
+import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -158,6 +160,60 @@ def test_a_file_that_is_no_plain_checkpoint_is_one_line(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert message in error
+
+
+class _Others(dict):  # type: ignore[type-arg]
+    """A mapping of a class that is not torch's."""
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
+def test_whatever_a_damaged_checkpoint_trips_is_one_line(
+    tmp_path: Path,
+    vocabulary: Path,
+    weights: dict[str, torch.Tensor],
+    capsys: pytest.CaptureFixture[str],
+    old: bool,
+    name: str,
+) -> None:
+    sound = io.BytesIO()
+    few = {key: weights[key] for key in list(weights)[:3]}
+    torch.save({"model": few}, sound, _use_new_zipfile_serialization=not old)
+    data = sound.getvalue()
+    random = np.random.default_rng(0)
+    places = [*range(0, 200, 7), *random.integers(0, len(data), 40).tolist()]
+    checkpoint = tmp_path / name
+    for place in places:
+        for altered in (data[:place], data[:place] + b"\xa7\x00R" + data[place + 3 :]):
+            checkpoint.write_bytes(altered)
+            assert convert(checkpoint, vocabulary, tmp_path / "converted") == 2
+            error = capsys.readouterr().err
+            assert error.count("\n") == 1, error
+            assert str(checkpoint) in error
+    assert not (tmp_path / "converted").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model": {5: torch.zeros(1)}},
+        {"model": {("a",): torch.zeros(1)}},
+        {"model": _Others(a=torch.zeros(1))},
+        {"model": {"vision_encoder.cls_token": torch.zeros(3, dtype=torch.int64)}},
+        {"module": {"vision_encoder.patch_embed.proj.weight": torch.zeros(1, 2, 3, 4, 5)}},
+        [torch.zeros(1)],
+        torch.zeros(1),
+    ],
+)
+def test_a_checkpoint_of_other_things_is_one_line(
+    tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture[str], content: object
+) -> None:
+    checkpoint = tmp_path / "model.pt"
+    torch.save(content, checkpoint)
+    assert convert(checkpoint, vocabulary, tmp_path / "converted") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert str(checkpoint) in error
 
 
 def test_a_file_that_is_no_vocabulary_is_one_line(

@@ -126,3 +126,31 @@ def test_every_console_is_the_one_that_takes_no_markup():
         if re.search(r"\bConsole\(", path.read_text())
     ]
     assert made == ["trainer/cli.py"]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left on device"), "the disk: No space left on device; make room"),
+        (OSError(36, "File name too long", "xx"), "xx: File name too long; it needs another place"),
+        (PermissionError(13, "Permission denied", "/root/a"), "/root/a: Permission denied; it "),
+    ],
+)
+def test_what_the_system_does_not_allow_is_one_line(error, line, capsys):
+    @command
+    def main(args):
+        raise error
+
+    assert main([]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: {line}")
+    assert printed.count("\n") == 1
+
+
+def test_a_file_that_we_should_have_had_keeps_its_trace():
+    @command
+    def main(args):
+        raise FileNotFoundError(2, "No such file or directory", "ours")
+
+    with pytest.raises(FileNotFoundError):
+        main([])

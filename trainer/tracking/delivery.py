@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from data_pipeline.output import write_text, writing
+from data_pipeline.output import open_beside_others, write_text
 from trainer.tracking.outages import FilesRefused, Refused, check_active, fault_of
 from trainer.tracking.run_files import parse_record
 from trainer.tracking.tracking import UNDELIVERED, RunRecord, Status, mend, redact, store_uri
@@ -275,10 +275,9 @@ def follow(folder: Path, trainer: IO[bytes]) -> int:
     return 0
 
 
-def hold(folder: Path, wait: bool) -> IO[str]:
+def hold(folder: Path, wait: bool) -> IO[bytes]:
     """Be the only one who delivers this run's records; BlockingIOError if another does."""
-    with writing(folder / ".tracking.lock"):
-        lock = open(folder / ".tracking.lock", "w")  # noqa: SIM115 - held until the caller closes it
+    lock = open_beside_others(folder / ".tracking.lock")
     fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     return lock
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from data_pipeline.errors import InputError
-from data_pipeline.output import NotWritten, write_bytes, write_text, writing
+from data_pipeline.output import NotWritten, open_beside_others, write_bytes, write_text, writing
 from data_pipeline.untrusted import read_json, reading, shown
 from trainer.config import TrackingConfig
 from trainer.tracking.run_files import parse_record
@@ -126,8 +126,7 @@ class Tracker:
         self._record.write(folder)
         self._written = keep_until(folder / "metrics.jsonl", step)
         self._path = folder / "metrics.jsonl"
-        with writing(self._path):
-            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - closed in close
+        self._file = open_beside_others(self._path, append=True)
         self._delivery = start_delivery(folder) if config.mlflow else None
 
     @property
@@ -146,7 +145,7 @@ class Tracker:
         self._written.add((kind, step))
         record = {"kind": kind, "step": step, "epoch": epoch, "time": time.time(), **numbers}
         with writing(self._path):
-            self._file.write(json.dumps(record) + "\n")
+            self._file.write(f"{json.dumps(record)}\n".encode())
             self._file.flush()
 
     def artifact(self, name: str) -> None:

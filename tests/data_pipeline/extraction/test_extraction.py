@@ -177,6 +177,22 @@ def test_a_second_run_does_nothing_and_a_lost_shard_alone_is_remade(
     assert "anything" not in encoded()  # what several rows share is there already
 
 
+def test_a_full_disk_ends_the_job_with_one_line_and_room_lets_it_complete(
+    undisturbed: Path, inputs: Path, small_disk: Path
+) -> None:
+    output, filler = small_disk / "train", small_disk / "filler"
+    size = sum(len(data) for data in contents(undisturbed).values())
+    filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - size // 2))
+    with pytest.raises(InputError, match="No space left on device; make room, then") as caught:
+        extract(config(inputs, output, workers=1))
+    assert str(caught.value).startswith(f"{output}/")
+    assert "\n" not in str(caught.value)
+    assert not [path.name for path in output.rglob("*.tmp")]
+    filler.unlink()
+    extract(config(inputs, output, workers=1))
+    assert contents(output) == contents(undisturbed)
+
+
 def test_broken_videos_are_set_aside_with_their_cause_and_can_be_retried(
     running_ray: None, undisturbed: Path, inputs: Path, tmp_path: Path
 ) -> None:

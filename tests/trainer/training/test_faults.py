@@ -99,6 +99,22 @@ def test_a_full_disk_ends_training_with_one_line_and_room_lets_it_go_on(
     assert final(small_disk, "full") == final(runs, "whole")
 
 
+def test_a_folder_of_runs_that_cannot_be_is_one_line(command, tmp_path, small_disk, capsys):
+    (tmp_path / "file").write_text("mine")
+    (small_disk / "runs").mkdir()
+    os.system(f"mount -o remount,ro {small_disk}")
+    for runs, says in (
+        (tmp_path / "file", "a part of its path is a file; choose another place"),
+        (small_disk / "runs", "Read-only file system; choose a folder that may be written to"),
+        (tmp_path / ("x" * 256), "File name too long; it needs another place, a shorter name"),
+    ):
+        assert main(command(runs=runs)) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith(f"error: {runs}/tiny")
+        assert says in error
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_checkpoint_between_epochs_is_where_a_crashed_run_goes_on(
     command, tmp_path, at_step, monkeypatch, capsys
 ):
