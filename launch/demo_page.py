@@ -12,8 +12,9 @@ from typing import Any
 import gradio as gr
 
 from data_pipeline.errors import InputError, told
+from data_pipeline.video.names import SUFFIXES
 from launch.demo_videos import Example, Video, Videos, sentence
-from launch.predict_batch import VIDEO_SUFFIXES, to_json
+from launch.predict_batch import to_json
 from trainer.inference.predict import Grounding, VideoGrounder
 from trainer.pictures.examples import draw_timeline
 from trainer.pictures.pages import fill
@@ -199,7 +200,7 @@ def build(page: Page, name: str, most: int) -> gr.Blocks:
                     "demo_upload.js",
                     most=most,
                     limit=f"{most / 1e6:g} MB",
-                    suffixes=sorted(VIDEO_SUFFIXES),
+                    suffixes=SUFFIXES,
                 )
         with gr.Row():
             sentences = gr.Textbox(

@@ -19,7 +19,7 @@ from data_pipeline.video.video import VideoFile
 from trainer.cli import load_config
 from trainer.config import Config
 from trainer.inference.cutting import PLAYABLE, cut
-from trainer.pictures.examples import find_video
+from trainer.pictures.examples import video_of
 from trainer.pictures.thumbnails import data_uri, film_strip
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def find_examples(run: Path) -> list[Example]:
     examples: list[Example] = []
     for vid, sentences in asked.items():
         try:
-            path = find_video(folder, vid)
+            path = video_of(folder, vid)
             (picture,) = film_strip(path, 1.0, count=1, height=120)
         except Exception as error:  # not there, or odd: others are offered
             LOG.debug("no example: %s", told(error))

@@ -11,13 +11,13 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from data_pipeline.errors import InputError, told
 from data_pipeline.output import NotWritten, make_folder, write_text
 from data_pipeline.untrusted import read_json
+from data_pipeline.video.names import is_video
 from trainer.cli import terminal
 from trainer.metrics import ZERO_SHOT
 
 if TYPE_CHECKING:
     from trainer.inference.predict import Grounding, VideoGrounder
 
-VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv"}
 FAILED = 1  # exit status of a batch in which some video could not be used
 
 
@@ -34,7 +34,7 @@ def find_videos(path: Path) -> list[Path]:
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     if path.is_dir():
-        videos = sorted(p for p in path.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
+        videos = sorted(p for p in path.iterdir() if is_video(p.name))
     elif is_batch(path):
         listed = [path.parent / line for line in _lines(path)]
         # A line that begins with # is a comment, unless a video is called so.

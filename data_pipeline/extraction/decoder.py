@@ -22,10 +22,10 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from data_pipeline.errors import InputError
-from data_pipeline.extraction.plan import find_video
 from data_pipeline.extraction.pool import MAX_STARTS, cause_of
 from data_pipeline.features.writing import Failure
 from data_pipeline.storage import PART, Location, Source
+from data_pipeline.video.names import find_video
 from data_pipeline.video.opening import VideoError
 from data_pipeline.video.video import VideoFile
 

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 
 from data_pipeline.annotations import Annotation
 from data_pipeline.config import ShardingConfig
-from data_pipeline.storage import Location, Source
 from data_pipeline.video.video import clip_count
-
-SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".ts")
 
 
 @dataclass(frozen=True)
@@ -88,12 +85,3 @@ def plan_sentences(shards: Sequence[PlannedShard]) -> list[PlannedSentences]:
         PlannedSentences(f"{n // SENTENCES:05d}", tuple(sentences[n : n + SENTENCES]))
         for n in range(0, len(sentences), SENTENCES)
     ]
-
-
-def find_video(folder: Source, vid: str) -> Location | None:
-    """The file `<vid>.<a video's suffix>` of a folder; None where there is none."""
-    for suffix in SUFFIXES:
-        path = Location(folder) / f"{vid}{suffix}"
-        if path.is_file():
-            return path
-    return None

@@ -16,16 +16,6 @@ from av.container.core import Flags
 
 from data_pipeline.errors import InputError
 
-_NAMES = """
-mp4 mkv webm avi mov m4v mpg mpeg ts m2ts mts flv wmv 3gp ogv vob
-3g2 3gp2 3gpp amv apng asf av1 avif avs bik cdxl cine dav dif divx dv dvr-ms evo f4v flc fli flm
-gif gxf h261 h264 264 avc h265 265 hevc h266 266 vvc insv ism ismv ivf ivr kux lrv m1v m2p m2t m2v
-m4p mj2 mjpeg mjpg mk3d mod moflex mp4v mpe mpv mpv2 mvi mxf mxg nsv nut obu ogg ogm ogx ps qt r3d
-rec rm rmvb roq ser smk swf thp tod tp trp ty usm vc1 viv vro wm wtv xmv xvid y4m yop
-"""
-SUFFIXES = tuple(f".{name}" for name in _NAMES.split())
-"""How files are named that FFmpeg reads as videos, the common ones first; in any case."""
-
 MAX_PIXELS = 8192 * 8192
 """A header that claims larger frames is taken for damage, before memory is asked for."""
 
@@ -42,12 +32,6 @@ class VideoError(InputError):
     def __init__(self, message: str, kind: str = "unreadable") -> None:
         super().__init__(message)
         self.kind = kind
-
-
-def readable(path: str | Path) -> str:
-    """A path as it can be printed on a line: bytes that are no text are escaped."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def address(path: str | Path) -> str:

@@ -18,7 +18,8 @@ from data_pipeline.video.frames import (
     until_key,
 )
 from data_pipeline.video.listing import VideoInfo, Watch, list_video
-from data_pipeline.video.opening import VideoError, opened, readable
+from data_pipeline.video.names import readable
+from data_pipeline.video.opening import VideoError, opened
 from data_pipeline.video.packets import fed
 
 Picture = NDArray[np.uint8]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from data_pipeline.annotations import HIGHLIGHT_CLIP, Annotation
 from data_pipeline.errors import InputError, told
 from data_pipeline.untrusted import iter_rows, plain_name, reading
+from data_pipeline.video.names import find_video
 from trainer.pictures.charts import UNSEEN, Chart, finish, pointer, table
 from trainer.pictures.thumbnails import data_uri, film_strip
 from trainer.pictures.timeline import (
@@ -27,7 +28,6 @@ from trainer.pictures.timeline import (
 SHOWN_WINDOWS = 4
 CURVE = 92  # height of a curve of saliency
 MOST_CLIPS = 600  # of a curve: more would not be told apart, and would weigh on the page
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", "")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def draw_example(rank: int, pair: Pair, videos: Path | None) -> dict[str, Any]:
     try:
         strip = [
             data_uri(image)
-            for image in film_strip(find_video(videos, pair.annotation.vid), line.duration)
+            for image in film_strip(video_of(videos, pair.annotation.vid), line.duration)
         ]
         fault = None
     except Exception as error:  # an odd video costs its own pictures, not the page
@@ -193,12 +193,12 @@ def _told(line: Timeline, curves: Curves) -> list[dict[str, Any]]:
     return told
 
 
-def find_video(videos: Path | None, vid: str) -> Path:
+def video_of(videos: Path | None, vid: str) -> Path:
     """The file of a video in the folder `videos`; InputError where there is none."""
     if videos is None:
         raise InputError("the run names no folder of videos")
     plain_name(vid, "a video", videos, folders=True)
-    for suffix in VIDEO_SUFFIXES:
-        if (videos / f"{vid}{suffix}").is_file():
-            return videos / f"{vid}{suffix}"
-    raise InputError(f"{videos / vid}.mp4: no such video file")
+    found = find_video(videos, vid)
+    if found is None or found.local is None:
+        raise InputError(f"{videos / vid}.*: no such video file")
+    return found.local

@@ -1,11 +1,8 @@
 """The plan of shards follows from the annotations alone."""
 
-from pathlib import Path
-
 from data_pipeline.annotations import Annotation
 from data_pipeline.config import ShardingConfig
-from data_pipeline.extraction.plan import SENTENCES, find_video, plan_sentences, plan_shards
-from data_pipeline.storage import Location
+from data_pipeline.extraction.plan import SENTENCES, plan_sentences, plan_shards
 
 
 def rows(count: int, duration: float = 20.0) -> list[Annotation]:
@@ -55,9 +52,3 @@ def test_long_videos_fill_a_shard_sooner() -> None:
         1,
         1,
     ]
-
-
-def test_a_video_is_found_by_its_id(tmp_path: Path) -> None:
-    (tmp_path / "a.b_0.0_9.0.mkv").touch()
-    assert find_video(tmp_path, "a.b_0.0_9.0") == Location(tmp_path) / "a.b_0.0_9.0.mkv"
-    assert find_video(tmp_path, "a") is None

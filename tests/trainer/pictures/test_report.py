@@ -254,7 +254,7 @@ def test_more_windows_than_are_drawn_are_counted(run: Path) -> None:
 def test_missing_video_is_said_in_its_place(run: Path) -> None:
     (run.parents[1] / "videos" / "film.mp4").unlink()
     html = page(run)
-    assert html.count("film.mp4: no such video file") == 6
+    assert html.count("film.*: no such video file") == 6
 
 
 def test_data_set_without_saliency_is_said(run: Path) -> None:
