@@ -1,6 +1,7 @@
 """How many trainable parameters does the model have, part by part?
 
 python -m launch.parameters --config configs/quickstart.yaml --model.width 256
+python -m launch.parameters --model.kind qd_detr
 """
 
 import sys
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 def main(args: Sequence[str] | None = None) -> None:
     """Print the table for the model of an experiment."""
     config = parse_config(Config, args, __doc__)
-    from model.sdst.sdst import SDST
+    from model.kinds import build
 
-    rows = parameter_table(SDST(config.model))
+    rows = parameter_table(build(config.model))
     total = sum(count for _, count in rows)
     table = Table("part", title="trainable parameters")
     table.add_column("count", justify="right")

@@ -73,8 +73,7 @@ def main(args: list[str] | None = None) -> None:
     from accelerate.utils import set_seed
     from torch.profiler import profile, schedule
 
-    from model.objective.losses import Criterion
-    from model.sdst.sdst import SDST
+    from model.kinds import build, build_objective
     from trainer.training.checkpoints import State
     from trainer.training.loop import train_epoch
     from trainer.training.meter import Meter
@@ -91,7 +90,7 @@ def main(args: list[str] | None = None) -> None:
         f"{config.data.batch_size} pairs a step, {source}, {accelerator.device}, "
         f"{torch.get_num_threads()} thread(s), {config.precision}"
     )
-    model = SDST(config.model)
+    model = build(config.model)
     learner = Learner(accelerator, model, make_optimizer(model, config.optim))
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     peak = measure_peak(accelerator.device, dtype)
@@ -110,7 +109,7 @@ def main(args: list[str] | None = None) -> None:
 
         train_epoch(
             learner,
-            Criterion(config.loss),
+            build_objective(config.model, config.loss),
             islice(batches, 2 * steps + 2),
             accelerator,
             StopSignals(accelerator, config.grace, workers=False),  # not entered: Ctrl-C interrupts

@@ -27,3 +27,16 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
     """(..., M, 2) and (..., N, 2) start, end -> (..., M, N)."""
     return iou(a.unsqueeze(-2), b.unsqueeze(-3))
+
+
+def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU less the share of the hull that neither (start, end) span covers; shapes as `iou`.
+
+    In [-1, 1] (Rezatofighi et al., CVPR 2019): spans that do not meet are told apart by their gap.
+    """
+    a, b = (x if x.dtype == torch.float64 else x.float() for x in (a, b))
+    hull = torch.maximum(a[..., 1], b[..., 1]) - torch.minimum(a[..., 0], b[..., 0])
+    overlap = torch.minimum(a[..., 1], b[..., 1]) - torch.maximum(a[..., 0], b[..., 0])
+    lengths = (a[..., 1] - a[..., 0]).clamp(min=0) + (b[..., 1] - b[..., 0]).clamp(min=0)
+    union = lengths - overlap.clamp(min=0)
+    return iou(a, b) - (hull - union) / hull.clamp(min=torch.finfo(hull.dtype).tiny)

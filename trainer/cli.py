@@ -24,6 +24,8 @@ from rich.console import Console
 
 from data_pipeline.errors import InputError
 from data_pipeline.untrusted import CODE, check_plain, check_yaml, read_yaml, readable, shown
+from model.config import ModelConfig, ObjectiveConfig
+from model.kinds import KINDS
 
 # What a file holds is data. The parser would import and build whatever a `class_path` names.
 jsonargparse.set_parsing_settings(
@@ -75,11 +77,16 @@ def parse_config(
     Dashes in a flag's name are as good as underscores.
     """
     args = [_underscored(argument) for argument in (sys.argv[1:] if args is None else args)]
-    for option, file in itertools.pairwise(args):
-        if option == "--config":
-            # For its faults: the parser does not say where they are.
-            check_sections(schema, read_yaml(Path(file)), file)
-    parser = _config_parser(schema, description)  # type: ignore[arg-type]  # a class has a hash
+    files = {
+        file: read_yaml(Path(file))
+        for option, file in itertools.pairwise(args)
+        if option == "--config"
+    }
+    kind = _kind(schema, args, files)
+    for file, values in files.items():
+        # For its faults: the parser does not say where they are.
+        check_sections(schema, values, file, kind=kind)
+    parser = _config_parser(schema, description, kind)  # type: ignore[arg-type]  # a class has a hash
     values = parse(parser, args).as_dict()
     values.pop("config")
     try:
@@ -88,7 +95,9 @@ def parse_config(
         raise InputError(str(error)) from error
 
 
-def check_sections(schema: type[Any], values: Any, file: str, name: str = "") -> None:
+def check_sections(
+    schema: type[Any], values: Any, file: str, name: str = "", kind: str = ""
+) -> None:
     """Raise InputError unless what `values` has for each section of `schema` is a mapping."""
     if not isinstance(values, dict):
         what = f"{name!r} must be" if name else "must hold"
@@ -96,16 +105,52 @@ def check_sections(schema: type[Any], values: Any, file: str, name: str = "") ->
     for key, value in values.items():
         if not name and key in ("config", "print_config", "help"):
             raise InputError(f"{file}: unknown key {key!r}; a file does not name another")
-        section = next((f.type for f in dataclasses.fields(schema) if f.name == key), None)
+        section = _of_kind(schema, kind).get(key) or next(
+            (f.type for f in dataclasses.fields(schema) if f.name == key), None
+        )
         if dataclasses.is_dataclass(section) and isinstance(section, type):
             check_sections(section, value, file, f"{name}.{key}".lstrip("."))
 
 
+def _kind(schema: type[Any], args: Sequence[str], files: dict[str, Any]) -> str:
+    """The last `model.kind` that is given; "" where `schema` is the same for all kinds."""
+    if not _of_kind(schema, "sdst"):
+        return ""
+    kind: Any = "sdst"
+    for position, argument in enumerate(args):
+        option, equals, value = argument.partition("=")
+        following = args[position + 1] if position + 1 < len(args) else ""
+        value = value if equals else following
+        if option == "--model.kind":
+            kind = value
+        elif option == "--config" and isinstance(file := files.get(value), dict):
+            section = file.get("model")
+            kind = section.get("kind", kind) if isinstance(section, dict) else kind
+    if not isinstance(kind, str) or kind not in KINDS:
+        near = difflib.get_close_matches(str(kind), KINDS, n=1, cutoff=0.5)
+        mend = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(KINDS)}"
+        raise InputError(f"model.kind {shown(kind)} is no kind of model; {mend}")
+    return kind
+
+
+def _of_kind(schema: type[Any], kind: str) -> dict[str, type[Any]]:
+    """The sections of `schema` that each kind of model has its own class for."""
+    if not kind:
+        return {}
+    own: dict[Any, type[Any]] = {ModelConfig: KINDS[kind].config, ObjectiveConfig: KINDS[kind].loss}
+    return {f.name: own[f.type] for f in dataclasses.fields(schema) if f.type in own}
+
+
 @functools.cache  # a parser takes longer to build than to use, and a sweep uses it for every trial
-def _config_parser(schema: type[Any], description: str | None) -> jsonargparse.ArgumentParser:
+def _config_parser(
+    schema: type[Any], description: str | None, kind: str
+) -> jsonargparse.ArgumentParser:
     parser = make_parser(description)
     parser.add_argument("--config", action="config", help="YAML file; later flags override it")
-    parser.add_class_arguments(schema)
+    sections = _of_kind(schema, kind)
+    parser.add_class_arguments(schema, skip=set(sections))
+    for name, section in sections.items():
+        parser.add_class_arguments(section, name)
     return parser
 
 
@@ -132,7 +177,7 @@ def load_section(schema: type[Config], path: Path, name: str) -> Config:
     if not isinstance(values, dict) or not isinstance(values.get(name), dict):
         raise InputError(f"{path}: has no section {name!r}; is it the right file?")
     check_sections(schema, values[name], str(path), name)
-    parser = _config_parser(schema, None)  # type: ignore[arg-type]
+    parser = _config_parser(schema, None, "")  # type: ignore[arg-type]
     try:
         found = parser.instantiate(parser.parse_object(values[name])).as_dict()
         found.pop("config", None)

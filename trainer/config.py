@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from data_pipeline.config import DataConfig
 from data_pipeline.untrusted import parse_yaml
-from model.config import LossConfig, SDSTConfig
+from model.config import LossConfig, ModelConfig, ObjectiveConfig, SDSTConfig
+from model.kinds import KINDS
 
 # May change when a run goes on: how it is carried out, not what comes of it.
 CARRIED_OUT = (
@@ -215,8 +216,8 @@ class Config:
     grace: float = 25.0
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    model: SDSTConfig = field(default_factory=SDSTConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    model: ModelConfig = field(default_factory=SDSTConfig)
+    loss: ObjectiveConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -226,6 +227,9 @@ class Config:
             raise ValueError(f"name {self.name!r} must be a plain folder name")
         if self.epochs < 1 or self.timeout <= 0 or self.grace <= 0:
             raise ValueError("epochs must be at least 1, timeout and grace positive")
+        wanted = KINDS[self.model.kind].loss
+        if type(self.loss) is not wanted:
+            raise ValueError(f"loss of model.kind {self.model.kind} must be a {wanted.__name__}")
         if self.eval.patience and not self.data.selection:
             raise ValueError("eval.patience needs a split to evaluate on; set data.selection")
 
@@ -238,6 +242,7 @@ class Config:
 def experiment(resolved: str) -> dict[str, Any]:
     """What decides a run's result, from the YAML of its configuration: all but `CARRIED_OUT`."""
     values: dict[str, Any] = parse_yaml(resolved, "config.yaml")
+    values["model"].setdefault("kind", "sdst")  # runs from before there were others
     for name in CARRIED_OUT:
         section, _, key = name.rpartition(".")
         (values[section] if section else values).pop(key, None)

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from data_pipeline.errors import InputError
 from data_pipeline.output import NotWritten, write_text
-from model.objective.losses import Criterion
+from model.kinds import build_objective
 from trainer.cli import dump_config, terminal
 from trainer.config import Config, experiment
 from trainer.judging.judging import finish, select
@@ -114,7 +114,8 @@ def same_as_saved(config: Config) -> bool:
 def train(run: Run) -> None:
     """Epoch by epoch: train, evaluate on the selection split, keep the best, checkpoint."""
     config, state, steps = run.config, run.state, run.data.train.steps
-    criterion, meter, every = Criterion(config.loss), make_meter(run), config.checkpoints.every
+    criterion = build_objective(config.model, config.loss)
+    meter, every = make_meter(run), config.checkpoints.every
     shown = run.accelerator.is_main_process
     with TrainingBar(CONSOLE, config.epochs * steps, state, shown) as bar:
 

@@ -1,5 +1,6 @@
-"""What both streams are made of: self-attention, cross-attention and the feed-forward network."""
+"""What the models are made of: attention, feed-forward networks, residuals, precise heads."""
 
+import torch
 from torch import Tensor, nn
 
 from model.config import Backend, NormKernel
@@ -72,6 +73,22 @@ class Residual(nn.Module):
         """x and branch (B, X, F) -> (B, X, F)."""
         out: Tensor = self.norm(x + self.dropout(branch))
         return out
+
+
+class FullPrecision(nn.Sequential):
+    """Layers that leave autocast: their parameters' precision inside, float32 out.
+
+    In bfloat16 a boundary in a video of 150 s is only good to half a second, and the confidences of
+    different queries tie.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., F) -> float32."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(next(self.parameters()).dtype)
+            for layer in self:
+                x = layer(x)
+        return x.float()
 
 
 def projection(inputs: int, outputs: int) -> nn.Linear:

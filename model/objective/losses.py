@@ -1,26 +1,25 @@
-"""The training objective: set prediction of moments, highlights and alignment."""
+"""The objective of SDST: set prediction of moments, highlights and alignment."""
 
 from dataclasses import asdict
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.profiler import record_function
 
 from model.config import LossConfig
+from model.interface import Objective, Prediction
 from model.objective.contrastive import alignment, draw_positive, sampled_nce
 from model.objective.matching import match
 from model.objective.ranks import total, world_size
-from model.sdst.sdst import Prediction
+from model.sdst.sdst import Projections
 from model.spans import iou, pairwise_iou, to_edges
 
 
-class Criterion(nn.Module):
-    """Weighted sum of all terms.
+class Criterion(Objective):
+    """Weighted sum of all terms of SDST.
 
-    On several ranks the average of the ranks' gradients (as DistributedDataParallel takes it) is
-    the gradient of the whole batch on one rank: counts are summed over the ranks and contrastive
-    terms see the global batch. Every rank must hold equally many pairs.
+    Over several ranks counts are summed and contrastive terms see the global batch.
     """
 
     def __init__(self, config: LossConfig) -> None:
@@ -85,9 +84,10 @@ class Criterion(nn.Module):
     ) -> dict[str, Tensor]:
         scale = 1 / self.config.temperature
         clip, valid = draw_positive(saliency, video_mask, draw)  # (B,) each
-        index = clip[None, :, None, None].expand(len(prediction.clips), -1, -1, 1)
-        positive = prediction.clips.take_along_dim(index, 2).squeeze(2)  # (U, B, F)
-        batch, layers = alignment(positive, prediction.sentences, valid, scale)
+        own: Projections = prediction.own
+        index = clip[None, :, None, None].expand(len(own.clips), -1, -1, 1)
+        positive = own.clips.take_along_dim(index, 2).squeeze(2)  # (U, B, F)
+        batch, layers = alignment(positive, own.sentences, valid, scale)
         nce = sampled_nce(prediction.saliency, saliency, video_mask, clip, valid, scale)
         return {"saliency": nce, "alignment_batch": batch, "alignment_layers": layers}
 

@@ -34,7 +34,12 @@ def match(
     windows than queries, the dearest windows stay unmatched. A non-finite cost counts as very dear
     instead of failing here: a diverged loss is for the training loop to see, on all ranks together.
     """
-    costs = matching_cost(logits, spans, windows, cost).nan_to_num(1e6, 1e6, -1e6)
+    return assign(matching_cost(logits, spans, windows, cost), window_mask)
+
+
+def assign(costs: Tensor, window_mask: Tensor) -> Tensor:
+    """The cheapest assignment of costs (S, B, M, N): see `match`."""
+    costs = costs.nan_to_num(1e6, 1e6, -1e6)
     # The mask travels along with the costs.
     assigned: Tensor = _assign(costs.masked_fill(~window_mask[None, :, None], torch.inf))
     return assigned

@@ -6,28 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from model.config import SDSTConfig
-from model.layers.blocks import projection
+from model.layers.blocks import FullPrecision, projection
 from model.layers.roi_align import roi_align
 from model.spans import to_edges
 
 PRIOR = 0.01  # expected share of relevant queries at the start (focal loss, Lin et al. 2017)
 INITIAL_WIDTH = -2.0  # logit of the references' first width, 0.12 of the video
-
-
-class FullPrecision(nn.Sequential):
-    """Layers that leave autocast: their parameters' precision inside, float32 out.
-
-    In bfloat16 a boundary in a video of 150 s is only good to half a second, and the confidences of
-    different queries tie.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., F) -> float32."""
-        with torch.autocast(x.device.type, enabled=False):
-            x = x.to(next(self.parameters()).dtype)
-            for layer in self:
-                x = layer(x)
-        return x.float()
 
 
 class ReferenceHead(FullPrecision):

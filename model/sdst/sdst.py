@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import SDSTConfig
+from model.interface import GroundingModel, Prediction, stored_layers
 from model.layers.attention import check_backend
 from model.layers.deformable import check_kernel
 from model.layers.inputs import AttentionPooling, InputProjection, clip_endpoints, sinusoids
@@ -21,47 +22,22 @@ from model.sdst.heads import ActionnessHead, ClassHead, ReferenceHead, SpanHead
 from model.sdst.rdsa import DeformableAttention
 from model.sdst.sparse import SparseStream
 
-__all__ = ["SDST", "Prediction", "SDSTConfig"]
 
+class Projections(NamedTuple):
+    """What the alignment losses compare. U counts the distinct layers among the S steps."""
 
-class Prediction(NamedTuple):
-    """Outputs of SDST. A named tuple, so that DDP, FSDP and torch.compile see the tensors inside.
-
-    U counts the distinct layers among the S steps. With query dropout, M is what is left in
-    training. Spans and scores are float32 whatever the precision of the model.
-    """
-
-    logits: Tensor  # (S, B, M) relevance of each query after each step
-    spans: Tensor  # (S, B, M, 2) centre, width in [0, 1]
-    actionness: Tensor | None  # (B, M) logits, of the last spans
-    saliency: Tensor  # (B, L) cosine of clip and sentence, in [-1, 1]
-    clips: Tensor  # (U, B, L, F) projected clips, for the alignment losses
+    clips: Tensor  # (U, B, L, F) projected clips
     sentences: Tensor  # (U, B, F) pooled projected text
-    queries: Tensor  # (B, M) which learned query each column is
-
-    def scores(self) -> Tensor:
-        """Confidence of each final span: relevance times actionness -> (B, M) in [0, 1]."""
-        relevance = self.logits[-1].sigmoid()
-        return relevance if self.actionness is None else relevance * self.actionness.sigmoid()
-
-    def usage(self, queries: int) -> Tensor:
-        """Share of the pairs whose best span each of the `queries` made -> (queries,), sums to 1.
-
-        A few large entries are query collapse.
-        """
-        best = self.scores().argmax(1, keepdim=True)  # (B, 1)
-        winner = self.queries.gather(1, best).flatten()  # (B,)
-        return torch.bincount(winner, minlength=queries) / len(winner)
 
 
-class SDST(nn.Module):
-    """The trainable part: everything between frozen features and predictions."""
+class SDST(GroundingModel):
+    """The two streams, their inputs and heads. With query dropout, M is what training leaves."""
 
     def __init__(self, config: SDSTConfig) -> None:
         super().__init__()
         check_backend(config.attention_backend)
         check_kernel(config.deformable_kernel)
-        self.config = config
+        self.config: SDSTConfig = config
         width, dropout, norm = config.width, config.input_dropout, config.norm_kernel
         endpoints = 2 if config.endpoints else 0
         self.video = InputProjection(config.video_width, width, dropout, endpoints, norm)
@@ -82,7 +58,7 @@ class SDST(nn.Module):
 
         Raises ValueError where `layers` asks for more than the K layers the features hold.
         """
-        stored = self._stored_layers(video.shape[2], text.shape[2])
+        stored = stored_layers(self.config.layers, video.shape[2], text.shape[2])
         distinct = list(dict.fromkeys(stored))  # U layers, in the order of first use
         uses = [distinct.index(layer) for layer in stored]  # step -> index into them
 
@@ -122,9 +98,8 @@ class SDST(nn.Module):
             spans=spans,
             actionness=actionness,
             saliency=F.cosine_similarity(dense.float(), sentences[uses[-1], :, None], dim=-1),
-            clips=clips,
-            sentences=sentences,
             queries=queries,
+            own=Projections(clips, sentences),
         )
 
     def slow_parameters(self) -> list[nn.Parameter]:
@@ -132,20 +107,6 @@ class SDST(nn.Module):
         modules: list[nn.Module] = [self.reference]
         modules += [m.offsets for m in self.modules() if isinstance(m, DeformableAttention)]
         return [parameter for module in modules for parameter in module.parameters()]
-
-    def _stored_layers(self, video_layers: int, text_layers: int) -> list[int]:
-        """`config.layers` as indices from the front."""
-        if video_layers != text_layers:
-            raise ValueError(f"{video_layers} video but {text_layers} text feature layers")
-        stored = []
-        for layer in self.config.layers:
-            if not -video_layers <= layer < video_layers:
-                raise ValueError(
-                    f"layers holds {layer} but the features have {video_layers} layers: "
-                    f"use indices from {-video_layers} to {video_layers - 1}"
-                )
-            stored.append(layer % video_layers)
-        return stored
 
     def _choose_queries(self, batch: int, device: torch.device) -> Tensor:
         """All queries, or in training with query dropout a random subset per pair -> (B, M)."""

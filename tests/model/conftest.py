@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from model.config import SDSTConfig
-from model.sdst.sdst import SDST, Prediction
+from model.interface import Prediction
+from model.sdst.sdst import SDST, Projections
 
 
 class Inputs(NamedTuple):
@@ -85,9 +86,11 @@ def random_prediction() -> Callable[..., Prediction]:
             spans=torch.rand(2, 3, 5, 2, generator=generator).mul(0.8).add(0.1).requires_grad_(),
             actionness=torch.randn(3, 5, generator=generator).requires_grad_(),
             saliency=torch.rand(3, 7, generator=generator).mul(2).sub(1).requires_grad_(),
-            clips=torch.randn(2, 3, 7, 8, generator=generator).requires_grad_(),
-            sentences=torch.randn(2, 3, 8, generator=generator).requires_grad_(),
             queries=torch.arange(5).expand(3, 5),
+            own=Projections(
+                clips=torch.randn(2, 3, 7, 8, generator=generator).requires_grad_(),
+                sentences=torch.randn(2, 3, 8, generator=generator).requires_grad_(),
+            ),
         )
 
     return draw

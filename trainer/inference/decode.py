@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_pipeline.annotations import HIGHLIGHT_CLIP, Annotation
-from model.sdst.sdst import Prediction
+from model.interface import Prediction
 from model.spans import to_edges
 
 Floats = NDArray[np.float64]

@@ -20,7 +20,7 @@ from torch import Tensor
 from data_pipeline.errors import InputError
 from data_pipeline.extraction.encoding import FeatureEncoder, SentenceFeatures, VideoFeatures
 from data_pipeline.output import write_text
-from model.sdst.sdst import SDST
+from model.interface import GroundingModel
 from trainer.cli import dump_config
 from trainer.inference.decode import decode
 from trainer.inference.long_video import Stretch, merge_saliency, merge_windows, stretch_starts
@@ -147,7 +147,12 @@ class Grounder(VideoGrounder):
     """A trained model with the encoders that its features came from, and its card."""
 
     def __init__(
-        self, model: SDST, encoder: FeatureEncoder, export: Export, device: str, card: str = ""
+        self,
+        model: GroundingModel,
+        encoder: FeatureEncoder,
+        export: Export,
+        device: str,
+        card: str = "",
     ) -> None:
         super().__init__(encoder)
         self.card = card

@@ -7,8 +7,9 @@ from typing import Any
 from data_pipeline.config import EncoderConfig
 from data_pipeline.errors import InputError
 from data_pipeline.features.shards import IMPORTED, Provenance
-from model.config import SDSTConfig
-from model.sdst.sdst import SDST
+from model.config import ModelConfig
+from model.interface import GroundingModel
+from model.kinds import build
 from trainer.cli import load_config
 from trainer.config import PostprocessConfig
 from trainer.training.checkpoints import load_weights
@@ -29,7 +30,7 @@ class Export:
         provenance: what else is told of the run
     """
 
-    model: SDSTConfig
+    model: ModelConfig
     encoder: EncoderConfig
     features: Provenance
     postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
@@ -99,7 +100,7 @@ def find_model(folder: Path) -> Path:
     )
 
 
-def load_pretrained(folder: Path) -> tuple[SDST, Export]:
+def load_pretrained(folder: Path) -> tuple[GroundingModel, Export]:
     """The model in evaluation mode, and its configuration.
 
     Raises InputError for missing files, a configuration that cannot be read, and weights of another
@@ -108,7 +109,6 @@ def load_pretrained(folder: Path) -> tuple[SDST, Export]:
     folder = find_model(folder)
     export = load_config(Export, folder / CONFIG)
     # Which kernel trained the weights says nothing about the machine that uses them.
-    portable = replace(export.model, attention_backend="sdpa", deformable_kernel="torch")
-    model = SDST(portable)
+    model = build(export.model.portable())
     load_weights(folder / WEIGHTS, model)
     return model.eval(), export

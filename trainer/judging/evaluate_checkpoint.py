@@ -7,9 +7,7 @@ takes.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from rich.console import Console
@@ -19,8 +17,8 @@ from data_pipeline.errors import InputError
 from data_pipeline.features.shards import FeatureSet
 from data_pipeline.output import check_folder
 from data_pipeline.stream.stream import PairStream
-from model.config import SDSTConfig
-from model.sdst.sdst import SDST
+from model.config import ModelConfig
+from model.kinds import build
 from trainer.cli import load_config, terminal
 from trainer.config import Config
 from trainer.inference.pretrained import CONFIG, WEIGHTS, Export, find_model
@@ -37,8 +35,6 @@ from trainer.training import checkpoints
 from trainer.training.processes import join
 from trainer.training.provenance import code_revision, stamp
 from trainer.training.splits import open_split
-
-KERNELS = ("attention_backend", "deformable_kernel", "norm_kernel")
 
 
 def evaluate_checkpoint(config: Config, checkpoint: Path, dump: bool) -> None:
@@ -63,7 +59,7 @@ def evaluate_checkpoint(config: Config, checkpoint: Path, dump: bool) -> None:
     if accelerator.is_main_process:
         for name in splits:
             check_folder(folder / name)
-    model = SDST(config.model)
+    model = build(config.model)
     checkpoints.load_weights(weights, model)
     model.to(accelerator.device)
     predicted: dict[str, tuple[Rows, list[Annotation]]] = {}
@@ -99,19 +95,17 @@ def find_weights(folder: Path) -> tuple[Path, Export | None]:
     return exported / WEIGHTS, load_config(Export, exported / CONFIG)
 
 
-def check_same_model(path: Path, trained: SDSTConfig, asked: SDSTConfig) -> None:
+def check_same_model(path: Path, trained: ModelConfig, asked: ModelConfig) -> None:
     """Raise InputError where the configuration describes another model than the weights'.
 
     Which kernels compute it may differ.
     """
-    kernels: dict[str, Any] = {name: getattr(asked, name) for name in KERNELS}
-    theirs, ours = asdict(replace(trained, **kernels)), asdict(asked)
-    for field in fields(SDSTConfig):
-        if theirs[field.name] != ours[field.name]:
-            raise InputError(
-                f"{path}: was trained with model.{field.name} {theirs[field.name]}, the "
-                f"configuration has {ours[field.name]}; give --config of that training"
-            )
+    for name in trained.differences(asked):
+        theirs, ours = (getattr(each, name, "no such setting") for each in (trained, asked))
+        raise InputError(
+            f"{path}: was trained with model.{name} {theirs}, the configuration has {ours}; "
+            "give --config of that training"
+        )
 
 
 def open_splits(

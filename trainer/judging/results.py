@@ -13,7 +13,7 @@ from data_pipeline.annotations import Annotation, write_annotations
 from data_pipeline.features.shards import FeatureSet
 from data_pipeline.output import write_text
 from data_pipeline.stream.stream import PairStream
-from model.sdst.sdst import SDST
+from model.interface import GroundingModel
 from trainer.cli import dump_config
 from trainer.config import Config
 from trainer.inference.pretrained import Export, encoder_of
@@ -29,7 +29,7 @@ def coverage(split: PairStream, scored: int) -> str:
     return f"{scored} of {split.annotated}" + (f", {missing} DAMAGED LEFT OUT" if missing else "")
 
 
-def export(config: Config, features: FeatureSet, model: SDST) -> None:
+def export(config: Config, features: FeatureSet, model: GroundingModel) -> None:
     """Write the run's model folder: weights, and everything that prediction must know."""
     description = Export(
         model=config.model,

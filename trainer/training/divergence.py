@@ -6,7 +6,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from data_pipeline.stream.batches import PairBatch
-from model.objective.losses import Criterion
+from model.interface import Objective
 
 NAMED = 8  # pairs that a message lists
 
@@ -17,7 +17,7 @@ class NotFinite(RuntimeError):
 
 @torch.no_grad()
 def diagnose(
-    network: nn.Module, criterion: Criterion, batch: PairBatch, accelerator: Accelerator, step: int
+    network: nn.Module, criterion: Objective, batch: PairBatch, accelerator: Accelerator, step: int
 ) -> str:
     """One line that names the step, the losses and the pairs; the same on every rank.
 

@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from data_pipeline.stream.batches import PairBatch
-from model.objective.losses import Criterion
-from model.sdst.sdst import Prediction
+from model.interface import Objective, Prediction
 from trainer.config import Config
 from trainer.training.checkpoints import State
 from trainer.training.divergence import NotFinite, diagnose
@@ -24,7 +23,7 @@ from trainer.training.sharding import Learner
 
 def train_epoch(
     learner: Learner,
-    criterion: Criterion,
+    criterion: Objective,
     batches: Iterable[PairBatch],
     accelerator: Accelerator,
     stop: StopSignals,
@@ -78,7 +77,7 @@ def train_epoch(
 
 def gradient(
     learner: Learner,
-    criterion: Criterion,
+    criterion: Objective,
     batch: PairBatch,
     accelerator: Accelerator,
     config: Config,
@@ -116,7 +115,7 @@ def gradient(
                 )
             with record_function("backward"):
                 accelerator.backward(loss)
-        usage = prediction.usage(config.model.queries)
+        usage = prediction.usage(config.model.columns)
         for name, value in {"loss": loss, **losses, "usage": usage}.items():
             sums[name] = sums.get(name, 0.0) + value.detach() / parts
     return {**sums, "forward_seconds": forward}

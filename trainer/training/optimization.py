@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from model.sdst.sdst import SDST
+from model.interface import GroundingModel
 from trainer.config import OptimConfig
 from trainer.training.averaging import keep_averages
 
 
-def make_optimizer(model: SDST, config: OptimConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: GroundingModel, config: OptimConfig) -> torch.optim.Optimizer:
     """AdamW over four groups: (slow or not) x (decayed or not); each keeps its `peak` rate.
 
     With `averaging` it also keeps averages of the weights: see `averaging.py`.

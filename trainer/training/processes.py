@@ -175,11 +175,11 @@ def describe(config: Config, accelerator: Accelerator) -> str:
     device = accelerator.device.type
     if device == "cuda":
         device = torch.cuda.get_device_name()
+    kernels = ", ".join(f"{name} {value}" for name, value in config.model.kernels().items())
     return (
         f"{world} process(es) on {hosts} host(s), {kind}, {backend}, {device}, "
         f"{torch.get_num_threads()} thread(s) each, {config.precision}\n"
-        f"attention {config.model.attention_backend}, sampling {config.model.deformable_kernel}, "
-        f"norms {config.model.norm_kernel}, optimizer {config.optim.kernel}"
+        f"model {config.model.kind}, {kernels}, optimizer {config.optim.kernel}"
         f"{', compiled' if config.compile else ''}"
         f"{', deterministic' if config.deterministic else ''}\n"
         f"{config.data.batch_size} pairs a step = {world} process(es) x {accumulate} accumulated x "

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from data_pipeline.features.shards import FeatureSet
-from model.sdst.sdst import SDST
+from model.interface import GroundingModel
 from trainer.config import Config
 
 
@@ -66,6 +66,6 @@ def code_revision() -> str:
     return revision
 
 
-def trainable_parameters(model: SDST) -> int:
+def trainable_parameters(model: GroundingModel) -> int:
     """How many numbers training may change."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from data_pipeline.errors import InputError
 from data_pipeline.stream.stream import PairStream
-from model.sdst.sdst import SDST
+from model.interface import GroundingModel
+from model.kinds import build
 from trainer.cli import dump_config
 from trainer.config import Config
 from trainer.tracking.tracking import End, Tracker
@@ -61,7 +62,7 @@ class Run:
     stop: StopSignals
     data: Splits
     learner: Learner
-    judge: SDST
+    judge: GroundingModel
     state: State
     checkpoints: Checkpoints
     tracker: Tracker | None
@@ -90,7 +91,7 @@ def resume(
 ) -> Run:
     """Model, optimizer and records, as a checkpoint left them or at the beginning."""
     path = choose_checkpoint(config, accelerator)
-    model = SDST(config.model)
+    model = build(config.model)
     if path:
         checkpoints.load_weights(path / checkpoints.WEIGHTS, model)
     if config.compile:
@@ -114,7 +115,7 @@ def resume(
         stop,
         data,
         learner,
-        SDST(config.model).to(accelerator.device).eval(),
+        build(config.model).to(accelerator.device).eval(),
         state,
         Checkpoints(own, config.checkpoints, dump_config(config), main, begun),
         track(config, data, model, state) if main else None,
@@ -138,7 +139,7 @@ def choose_checkpoint(config: Config, accelerator: Accelerator) -> Path | None:
     return chosen[0]
 
 
-def track(config: Config, data: Splits, model: SDST, state: State) -> Tracker:
+def track(config: Config, data: Splits, model: GroundingModel, state: State) -> Tracker:
     """Open the run's records; for the main process only."""
     parameters = dataclasses.asdict(config) | {"trainable_parameters": trainable_parameters(model)}
     return Tracker(

@@ -9,7 +9,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.features.samples import parse_details
 from data_pipeline.features.shards import OPENED_AT_ONCE, FeatureSet
 from data_pipeline.stream.stream import PairStream
-from model.config import SDSTConfig
+from model.config import ModelConfig
 from trainer.config import Config
 
 
@@ -22,7 +22,7 @@ def open_split(folder: str, config: Config, accelerator: Accelerator) -> PairStr
     )
 
 
-def check_model_fits(model: SDSTConfig, features: FeatureSet) -> None:
+def check_model_fits(model: ModelConfig, features: FeatureSet) -> None:
     """Raise InputError unless the features have the widths and the layers that the model reads."""
     features.check_widths(model.video_width, model.text_width)
     stored = features.video_shape[0]

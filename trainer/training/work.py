@@ -1,29 +1,25 @@
 """How much arithmetic is a training pair, and how much could this device do in the same time?"""
 
-import dataclasses
 import time
 from functools import cache
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.config import SDSTConfig
-from model.sdst.sdst import SDST
+from model.config import ModelConfig
+from model.kinds import build
 
 
 @cache
-def flops_per_pair(config: SDSTConfig, clips: int, tokens: int) -> float:
+def flops_per_pair(config: ModelConfig, clips: int, tokens: int) -> float:
     """Floating-point operations, forward and backward, of one pair of `clips` and `tokens`.
 
     Counts matrix products and convolutions of the model in its plain PyTorch form; the losses, the
     optimizer and everything elementwise are left out. Draws nothing from the random state.
     """
-    plain = dataclasses.replace(
-        config, attention_backend="sdpa", deformable_kernel="torch", norm_kernel="torch"
-    )
     layers = max(layer + 1 if layer >= 0 else -layer for layer in config.layers)
     with torch.random.fork_rng(devices=[]):
-        model = SDST(plain)
+        model = build(config.portable())
         with FlopCounterMode(display=False) as counter:
             prediction = model(
                 torch.zeros(1, clips, layers, config.video_width),
@@ -31,7 +27,7 @@ def flops_per_pair(config: SDSTConfig, clips: int, tokens: int) -> float:
                 torch.zeros(1, tokens, layers, config.text_width),
                 torch.ones(1, tokens, dtype=torch.bool),
             )
-            outputs = [x for x in prediction if x is not None and x.requires_grad]
+            outputs = [x for x in prediction.tensors() if x.requires_grad]
             torch.autograd.backward([x.sum() for x in outputs])
     return float(counter.get_total_flops())
 

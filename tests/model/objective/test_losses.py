@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict
+from operator import attrgetter
 
 import pytest
 import torch
@@ -143,7 +144,7 @@ def test_alignment_pulls_a_positive_clip_to_its_sentence_over_pairs_and_layers(
 
     def similarity(u, b, v, c):
         """Clip of layer u, pair b with the sentence of layer v, pair c."""
-        clip, sentence = prediction.clips[u, b, chosen[b]], prediction.sentences[v, c]
+        clip, sentence = prediction.own.clips[u, b, chosen[b]], prediction.own.sentences[v, c]
         return torch.cosine_similarity(clip, sentence, dim=0).item() / 0.5
 
     batch = layers = 0.0
@@ -177,13 +178,14 @@ def test_a_term_whose_name_has_no_weight_is_not_dropped_silently(random_predicti
 def test_every_term_has_a_gradient_of_its_own(random_prediction):
     reached = {
         "classification": "logits", "l1": "spans", "iou": "spans", "actionness": "actionness",
-        "saliency": "saliency", "alignment_batch": "clips", "alignment_layers": "sentences",
+        "saliency": "saliency", "alignment_batch": "own.clips",
+        "alignment_layers": "own.sentences",
     }  # fmt: skip
     for name, field in reached.items():
         prediction = random_prediction()
         _, losses = Criterion(LossConfig())(prediction, **draw_targets())
         losses[name].backward()
-        assert getattr(prediction, field).grad.abs().sum() > 0, name
+        assert attrgetter(field)(prediction).grad.abs().sum() > 0, name
 
 
 def test_supervising_the_last_step_leaves_the_others_alone(random_prediction):
@@ -216,7 +218,7 @@ def test_without_an_actionness_head_its_term_is_zero(random_prediction):
 
 def test_losses_are_float32_in_bfloat16(random_prediction):
     prediction, targets = random_prediction(), draw_targets()
-    low = prediction._replace(clips=prediction.clips.bfloat16())
+    low = prediction._replace(own=prediction.own._replace(clips=prediction.own.clips.bfloat16()))
     with torch.autocast("cpu", torch.bfloat16):
         total, losses = Criterion(LossConfig())(low, **targets)
     exact, _ = Criterion(LossConfig())(prediction, **targets)

@@ -104,7 +104,7 @@ def test_one_to_five_layers_predict_after_each_step_and_all_of_them_learn(
     model = small_model(layers=tuple(range(-1, -1 - layers, -1)))
     prediction = model(*batch)
     assert prediction.spans.shape == (layers, 2, 6, 2)
-    assert prediction.clips.shape == (layers, 2, 8, 32)
+    assert prediction.own.clips.shape == (layers, 2, 8, 32)
     windows, mask = torch.tensor([[[0.5, 0.4]], [[0.3, 0.2]]]), torch.ones(2, 1, dtype=torch.bool)
     total, _ = Criterion(LossConfig(supervise=supervise))(
         prediction, windows, mask, torch.rand(2, 8), batch.video_mask

@@ -1,22 +1,22 @@
-"""What can be chosen about the models and their objective: every number, every ablation."""
+"""What can be chosen about SDST and its objective: every number, every ablation."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
-Backend = Literal["sdpa", "xformers", "flash"]
-Kernel = Literal["torch", "triton"]
-NormKernel = Literal["torch", "apex"]
+from model.config.base import Backend, Kernel, ModelConfig, NormKernel, ObjectiveConfig, require
+
 SparseAttention = Literal["rdsa", "deformable", "deformable_pure_init", "cross"]
 
 
 @dataclass(frozen=True)
-class SDSTConfig:
+class SDSTConfig(ModelConfig):
     """Shape of SDST. The defaults are the published QVHighlights model (InternVideo2-1B features).
 
     Which implementation computes changes no number; what is asked for and not installed is refused
     when the model is built.
 
     Attributes:
+        kind: sdst
         video_width: width Dv of the frozen video features
         text_width: width Dt of the frozen text features
         layers: the stored feature layer that feeds each recurrence step; -1 is the deepest. Any
@@ -43,6 +43,9 @@ class SDSTConfig:
         norm_kernel: what normalises; apex is NVIDIA's
     """
 
+    KERNELS: ClassVar = ("attention_backend", "deformable_kernel", "norm_kernel")
+
+    kind: Literal["sdst"] = "sdst"
     video_width: int = 768
     text_width: int = 1024
     layers: tuple[int, ...] = (-1, -2, -3, -4)
@@ -66,14 +69,14 @@ class SDSTConfig:
 
     def __post_init__(self) -> None:
         for name in ("video_width", "text_width", "width", "heads", "points", "queries"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("feed_forward_ratio", "roi_bins"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("input_dropout", "dropout", "query_dropout"):
-            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
-        _require(self.roi_scale > 0, "roi_scale", self.roi_scale, "positive")
-        _require(len(self.layers) > 0, "layers", self.layers, "a list of layer indices, e.g. [-1]")
-        _require(
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
+        require(self.roi_scale > 0, "roi_scale", self.roi_scale, "positive")
+        require(len(self.layers) > 0, "layers", self.layers, "a list of layer indices, e.g. [-1]")
+        require(
             self.width % (2 * self.heads) == 0,
             "width",
             self.width,
@@ -136,7 +139,7 @@ class LossWeights:
 
 
 @dataclass(frozen=True)
-class LossConfig:
+class LossConfig(ObjectiveConfig):
     """The training objective.
 
     Attributes:
@@ -162,86 +165,3 @@ class LossConfig:
             raise ValueError(f"alpha is {self.alpha!r}: make it between 0 and 1")
         if self.supervise not in ("all", "last"):
             raise ValueError(f"supervise is {self.supervise!r}: make it 'all' or 'last'")
-
-
-@dataclass(frozen=True)
-class InternVideo2Config:
-    """Sizes of the tower, the published 1B model by default, and how it is run.
-
-    The 6B model is width 3200, depth 48, heads 25 and mlp_width 12800.
-
-    Attributes:
-        name: what provenance calls it
-        image_size: pixels of a side
-        patch_size: pixels of a patch's side
-        frames_per_clip: frames that are seen of a clip
-        tubelet_size: frames that one token spans
-        width: of the token states
-        depth: blocks
-        heads: attention heads of a block
-        mlp_width: hidden width of the feed-forward networks
-        pool_heads: heads of the attention pooling
-        pool_width: width of what the attention pooling gives
-        pooling: how the token states after a block become one vector: adaptive is the frozen
-            attention pooling (pool_width), cls the CLS token and average the mean of all tokens,
-            CLS included as in the query of the attention pooling (both as wide as the tower)
-        attention: what computes attention
-        compile: compile the blocks and the pooling with torch.compile
-    """
-
-    name: str = "internvideo2-1b"
-    image_size: int = 224
-    patch_size: int = 14
-    frames_per_clip: int = 4
-    tubelet_size: int = 1
-    width: int = 1408
-    depth: int = 40
-    heads: int = 16
-    mlp_width: int = 6144
-    pool_heads: int = 16
-    pool_width: int = 768
-    pooling: Literal["adaptive", "cls", "average"] = "adaptive"
-    attention: Backend = "sdpa"
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        if self.pooling not in ("adaptive", "cls", "average"):
-            raise ValueError(f"pooling must be adaptive, cls or average, found {self.pooling!r}")
-        for size, part in (
-            ("image_size", "patch_size"),
-            ("frames_per_clip", "tubelet_size"),
-            ("width", "heads"),
-            ("width", "pool_heads"),
-        ):
-            if getattr(self, size) % getattr(self, part):
-                raise ValueError(f"{size} must be a multiple of {part}")
-
-
-@dataclass(frozen=True)
-class InternVideo2TextConfig:
-    """Sizes of the tower, BERT-large-uncased as published by default.
-
-    Attributes:
-        vocabulary: entries of the vocabulary
-        width: of the token states
-        depth: text-only layers, the ones built here
-        published_depth: layers in the checkpoint; those from depth on are skipped
-        heads: attention heads of a layer
-        mlp_width: hidden width of the feed-forward networks
-        positions: places that have an embedding
-        max_tokens: longest sentence that is read
-    """
-
-    vocabulary: int = 30522
-    width: int = 1024
-    depth: int = 19
-    published_depth: int = 24
-    heads: int = 16
-    mlp_width: int = 4096
-    positions: int = 512
-    max_tokens: int = 40
-
-
-def _require(condition: bool, field: str, value: object, wanted: str) -> None:
-    if not condition:
-        raise ValueError(f"{field} is {value!r}: make it {wanted}")

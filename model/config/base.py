@@ -1,0 +1,71 @@
+"""What every kind of model lets be chosen, and what the rest of the project asks of the choice."""
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar, Literal, Self
+
+Backend = Literal["sdpa", "xformers", "flash"]
+Kernel = Literal["torch", "triton"]
+NormKernel = Literal["torch", "apex"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a model. Each kind has its own, with these fields and whatever else it needs.
+
+    Attributes:
+        kind: which model
+        video_width: width Dv of the frozen video features
+        text_width: width Dt of the frozen text features
+        layers: the stored feature layers that are read; -1 is the deepest
+    """
+
+    KERNELS: ClassVar[tuple[str, ...]] = ("attention_backend",)
+    """Fields that say what computes, not what is computed."""
+
+    kind: str
+    video_width: int
+    text_width: int
+    layers: tuple[int, ...]
+
+    @property
+    def columns(self) -> int:
+        """What `Prediction.queries` counts up to: the learned queries of a model that has them."""
+        queries: int = getattr(self, "queries")  # noqa: B009  # of the kinds that have them
+        return queries
+
+    @property
+    def needs_negatives(self) -> bool:
+        """Whether training compares each video with the sentence of another pair."""
+        return False
+
+    def kernels(self) -> dict[str, Any]:
+        """The fields of `KERNELS` and what they are."""
+        return {name: getattr(self, name) for name in self.KERNELS}
+
+    def portable(self) -> Self:
+        """The same model, computed by what runs on every machine."""
+        plain: dict[str, Any] = {
+            each.name: each.default for each in fields(self) if each.name in self.KERNELS
+        }
+        return replace(self, **plain)
+
+    def differences(self, other: "ModelConfig") -> list[str]:
+        """Names of what the other model has otherwise; which kernels compute it may differ."""
+        ours, theirs = asdict(self), asdict(other)
+        names = [*dict.fromkeys([*ours, *theirs])]
+        return [
+            name
+            for name in names
+            if name not in self.KERNELS and ours.get(name) != theirs.get(name)
+        ]
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What a kind of model is trained for; each kind has its own."""
+
+
+def require(condition: bool, field: str, value: object, wanted: str) -> None:
+    """Raise ValueError that names the field and the mend, unless the condition holds."""
+    if not condition:
+        raise ValueError(f"{field} is {value!r}: make it {wanted}")

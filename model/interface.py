@@ -1,0 +1,108 @@
+"""What every kind of model takes, gives and is trained by: what the rest of the project knows."""
+
+from typing import Any, NamedTuple, NotRequired, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from model.config import ModelConfig
+
+
+class Prediction(NamedTuple):
+    """Outputs of a model. A named tuple: DDP, FSDP and torch.compile see the tensors inside.
+
+    S counts the supervised steps (recurrence steps, decoder layers), 1 where there is only one; M
+    the spans that are predicted: queries, or points of a pyramid. Spans and scores are float32
+    whatever the precision of the model.
+    """
+
+    logits: Tensor  # (S, B, M) relevance of each span after each step
+    spans: Tensor  # (S, B, M, 2) centre, width; 1 is the length of the video
+    saliency: Tensor  # (B, L) how well each clip fits the sentence
+    queries: Tensor  # (B, M) which learned query, or level of a pyramid, each column is
+    actionness: Tensor | None = None  # (B, M) logits of a second factor of the score
+    valid: Tensor | None = None  # (B, M) False where a column is padding; None if none is
+    own: Any = None  # named tuple of tensors that only the kind's own objective reads
+
+    def scores(self) -> Tensor:
+        """Confidence of each final span: relevance times actionness -> (B, M) in [0, 1]."""
+        scores = self.logits[-1].sigmoid()
+        if self.actionness is not None:
+            scores = scores * self.actionness.sigmoid()
+        return scores if self.valid is None else scores.masked_fill(~self.valid, 0.0)
+
+    def usage(self, queries: int) -> Tensor:
+        """Share of the pairs whose best span each of the `queries` made -> (queries,), sums to 1.
+
+        A few large entries are query collapse.
+        """
+        best = self.scores().argmax(1, keepdim=True)  # (B, 1)
+        winner = self.queries.gather(1, best).flatten()  # (B,)
+        return torch.bincount(winner, minlength=queries) / len(winner)
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors, those of `own` among them."""
+        return [x for x in (*self[:-1], *(self.own or ())) if isinstance(x, Tensor)]
+
+
+class Negatives(TypedDict):
+    """Sentences of other pairs, as keyword arguments of a model that `needs_negatives`."""
+
+    other_text: NotRequired[Tensor]  # (B, T, K, Dt)
+    other_text_mask: NotRequired[Tensor]  # (B, T)
+
+
+class GroundingModel(nn.Module):
+    """The trainable part: everything between frozen features and predictions.
+
+    `forward(video, video_mask, text, text_mask) -> Prediction` takes video (B, L, K, Dv) and text
+    (B, T, K, Dt) of any float type, masks (B, L) and (B, T). Where `config.needs_negatives` it also
+    takes `Negatives`; in training without them the sentences of the batch are rolled by one.
+    """
+
+    config: ModelConfig
+
+    def slow_parameters(self) -> list[nn.Parameter]:
+        """Parameters that learn at `optim.slow` of the rate."""
+        return []
+
+
+class Objective(nn.Module):
+    """Weighted sum of all terms that a kind of model is trained by.
+
+    `forward(prediction, windows, window_mask, saliency, video_mask, draw)` takes windows (B, N, 2)
+    centre-width in [0, 1], window_mask (B, N), saliency (B, L) above 0 for relevant clips,
+    video_mask (B, L) and `draw` (B,) uniform in [0, 1), which decides what is sampled of each pair
+    (drawn there by default) -> (total, unweighted terms), float32 scalars.
+
+    On several ranks the average of the ranks' gradients (as DistributedDataParallel takes it) is
+    the gradient of the whole batch on one rank. Every rank must hold equally many pairs.
+    """
+
+    def forward(
+        self,
+        prediction: Prediction,
+        windows: Tensor,
+        window_mask: Tensor,
+        saliency: Tensor,
+        video_mask: Tensor,
+        draw: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See above."""
+        raise NotImplementedError
+
+
+def stored_layers(layers: tuple[int, ...], video_layers: int, text_layers: int) -> list[int]:
+    """`layers` as indices from the front of the features' K layers.
+
+    Raises ValueError where they ask for more than the features hold.
+    """
+    if video_layers != text_layers:
+        raise ValueError(f"{video_layers} video but {text_layers} text feature layers")
+    for layer in layers:
+        if not -video_layers <= layer < video_layers:
+            raise ValueError(
+                f"layers holds {layer} but the features have {video_layers} layers: "
+                f"use indices from {-video_layers} to {video_layers - 1}"
+            )
+    return [layer % video_layers for layer in layers]

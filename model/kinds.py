@@ -1,0 +1,55 @@
+"""Which kinds of models are there, and of what is each built? A new kind is one more line here.
+
+Looking a kind up does not wait for PyTorch; building it does.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from model.config import LossConfig, ModelConfig, ObjectiveConfig, SDSTConfig
+from model.config.detr import DETRLossConfig, MomentDETRConfig, QDDETRConfig
+
+if TYPE_CHECKING:
+    from model.interface import GroundingModel, Objective
+
+
+class Kind(NamedTuple):
+    """The parts of a kind: `model` and `objective` are where their classes are, `module:class`."""
+
+    config: type[ModelConfig]
+    loss: type[ObjectiveConfig]
+    model: str
+    objective: str
+
+
+KINDS: dict[str, Kind] = {
+    "sdst": Kind(
+        SDSTConfig, LossConfig, "model.sdst.sdst:SDST", "model.objective.losses:Criterion"
+    ),
+    "moment_detr": Kind(
+        MomentDETRConfig,
+        DETRLossConfig,
+        "model.detr.detr:DETR",
+        "model.objective.detr:DETRCriterion",
+    ),
+    "qd_detr": Kind(
+        QDDETRConfig, DETRLossConfig, "model.detr.detr:DETR", "model.objective.detr:DETRCriterion"
+    ),
+}
+
+
+def build(config: ModelConfig) -> "GroundingModel":
+    """The model that `config` describes, with fresh weights."""
+    model: GroundingModel = _load(KINDS[config.kind].model)(config)
+    return model
+
+
+def build_objective(config: ModelConfig, loss: ObjectiveConfig) -> "Objective":
+    """What that model is trained by."""
+    objective: Objective = _load(KINDS[config.kind].objective)(loss)
+    return objective
+
+
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
