@@ -158,7 +158,11 @@ def predict_one(grounder: "VideoGrounder", video: Path, sentences: list[str], op
             write_text(options.json, text + "\n")
             console.print(f"results   {options.json}", soft_wrap=True)
     if options.plot is not None:
-        strip = film_strip(video, found[0].duration, count=8, height=160)
+        strip = []
+        try:
+            strip = film_strip(video, found[0].duration, count=8, height=160)
+        except InputError as error:  # what was found is drawn all the same
+            console.print(f"no strip  {error}", style="yellow", soft_wrap=True)
         draw_timelines(options.plot, [each.timeline() for each in found], strip, shown=options.top)
         console.print(f"picture   {options.plot}", soft_wrap=True)
     if options.clips is not None:

@@ -187,6 +187,35 @@ def test_examples_are_the_videos_that_the_run_was_judged_on_with_their_sentences
     assert find_examples(tmp_path / "elsewhere") == []
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.yaml", "nosuchkey: 1\n"),
+        ("config.yaml", "["),
+        ("predictions.jsonl", "[]\n"),
+        ("predictions.jsonl", '{"vid": "there"}\n'),
+        ("predictions.jsonl", "[" * 100_000),
+    ],
+)
+def test_examples_that_cannot_be_read_cost_themselves_and_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, text: str
+) -> None:
+    (tmp_path / "config.yaml").write_text(f"name: run\nvideos: {tmp_path}\n")
+    (tmp_path / "predictions.jsonl").write_text('{"vid": "there", "query": "a"}\n')
+    (tmp_path / name).write_text(text)
+    assert find_examples(tmp_path) == []
+    assert f"no examples: {tmp_path / name}" in caplog.text
+
+
+def test_an_example_lies_in_the_folder_of_videos(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    film(tmp_path / "mine.mp4")
+    (tmp_path / "config.yaml").write_text(f"name: run\nvideos: {tmp_path / 'videos'}\n")
+    rows = [{"vid": vid, "query": "a"} for vid in ("../mine", str(tmp_path / "mine"), "x" * 300)]
+    (tmp_path / "predictions.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert find_examples(tmp_path) == []
+
+
 # What is answered
 
 

@@ -2,8 +2,6 @@
 
 import base64
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -11,7 +9,7 @@ import numpy as np
 from av.container import InputContainer
 from PIL import Image
 
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, told
 from data_pipeline.video.video import VideoFile
 
 KEY_FRAMES_ARE_ENOUGH = (
@@ -24,6 +22,15 @@ def film_strip(path: Path, duration: float, count: int = 12, height: int = 72) -
 
     Past the last frame the last picture repeats. Raises InputError for a video that cannot be used.
     """
+    try:
+        return _film_strip(path, duration, count, height)
+    except InputError:
+        raise
+    except Exception as error:  # whatever an odd video trips, here and in the libraries
+        raise InputError(f"{path}: cannot be read as a video ({told(error)})") from error
+
+
+def _film_strip(path: Path, duration: float, count: int, height: int) -> list[Image.Image]:
     strip: list[Image.Image] = []
     if duration / count > KEY_FRAMES_ARE_ENOUGH:
         strip = _near_key_frames(path, duration, count, height)
@@ -41,7 +48,9 @@ def film_strip(path: Path, duration: float, count: int = 12, height: int = 72) -
 def _near_key_frames(path: Path, duration: float, count: int, height: int) -> list[Image.Image]:
     """The strip from key frames alone; empty for a file that cannot seek to any."""
     strip: list[Image.Image] = []
-    with _opened(path) as container:
+    with av.open(str(path)) as container:
+        if not container.streams.video:
+            raise InputError(f"{path}: has no video stream; give a file with pictures")
         container.streams.video[0].codec_context.skip_frame = "NONKEY"
         for i in range(count):
             frame = _frame_at(container, (i + 0.5) * duration / count)
@@ -50,19 +59,6 @@ def _near_key_frames(path: Path, duration: float, count: int, height: int) -> li
             elif strip:
                 strip.append(strip[-1])
     return strip
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[InputContainer]:
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise InputError(f"{path}: has no video stream; give a file with pictures")
-            yield container
-    except (av.FFmpegError, OSError) as error:
-        raise InputError(
-            f"{path}: cannot be read as a video ({error.strerror or error})"
-        ) from error
 
 
 def _frame_at(container: InputContainer, seconds: float) -> av.VideoFrame | None:

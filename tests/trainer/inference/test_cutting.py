@@ -75,6 +75,28 @@ def test_film_without_sound_is_cut(tmp_path: Path) -> None:
     assert len(levels(tmp_path / "part.mp4")) == 10
 
 
+def test_a_film_whose_codec_nobody_knows_is_one_line(tmp_path: Path) -> None:
+    film = write_film(tmp_path / "film.mkv")
+    film.write_bytes(film.read_bytes().replace(b"V_MPEG4/ISO/AVC", b"V_MPXX4/ISO/AVC"))
+    with pytest.raises(InputError, match=r"film\.mkv: cannot be cut") as caught:
+        cut(film, 0.0, 1.0, tmp_path / "part.mp4")
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mkv"]
+
+
+def test_what_a_library_raises_unforeseen_is_one_line_that_names_the_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trip(*_: object) -> None:
+        b"\xff".decode()
+
+    film = write_film(tmp_path / "film.mp4", seconds=2)
+    monkeypatch.setattr("trainer.inference.cutting._key_frame_near", trip)
+    with pytest.raises(InputError, match=r"film\.mp4: cannot be cut .*UnicodeDecodeError"):
+        cut(film, 0.0, 1.0, tmp_path / "part.mp4")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4"]
+
+
 def test_fault_is_one_line_and_leaves_no_file(tmp_path: Path) -> None:
     (tmp_path / "film.mp4").write_bytes(b"no film")
     with pytest.raises(InputError, match=r"film\.mp4: cannot be cut"):

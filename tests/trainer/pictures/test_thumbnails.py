@@ -78,3 +78,19 @@ def test_data_address_holds_a_jpeg() -> None:
     assert head == "data:image/jpeg;base64"
     with Image.open(io.BytesIO(base64.b64decode(body))) as image:
         assert image.size == (8, 6)
+
+
+def test_whatever_a_library_trips_over_is_one_line(
+    film: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trip(*_: object, **__: object) -> None:
+        raise AttributeError("'NoneType' object has no attribute 'width'")
+
+    monkeypatch.setattr("trainer.pictures.thumbnails.VideoFile", trip)
+    with pytest.raises(InputError, match=r"film\.mp4: cannot be read as a video \(AttributeError"):
+        film_strip(film, 10.0)
+
+
+def test_a_video_without_a_frame_in_time_is_one_line(film: Path) -> None:
+    with pytest.raises(InputError, match=r"film\.mp4: "):
+        film_strip(film, 0.0)
