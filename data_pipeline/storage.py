@@ -261,4 +261,5 @@ def remove_temporary(folder: Location) -> None:
     """Remove what killed writers left in a local folder; a store shows nothing of theirs."""
     if folder.local:
         for path in folder.local.glob(f".*{TEMPORARY}"):
-            path.unlink(missing_ok=True)
+            if path.is_symlink() or path.is_file():
+                path.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from data_pipeline.errors import InputError
 from data_pipeline.output import check_folder, write_tensors, write_text
+from data_pipeline.storage import Location, remove_temporary
 from data_pipeline.untrusted import reading
 from model.config import InternVideo2Config, InternVideo2TextConfig
 from trainer.cli import command, parse_config
@@ -70,6 +71,7 @@ def main(args: list[str] | None = None) -> int:
         raise InputError(
             f"{config.checkpoint}: {error}; is it the stage-2 checkpoint of this size?"
         ) from error
+    remove_temporary(Location(config.output))  # gigabytes, of a conversion that was killed
     for name, prefix, encoder in (
         ("vision.safetensors", "vision_encoder.", vision),
         ("text.safetensors", "text_encoder.", text),

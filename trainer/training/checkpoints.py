@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from data_pipeline.errors import InputError
 from data_pipeline.output import NotWritten, fault, write_tensors, write_text
+from data_pipeline.storage import Location, remove_temporary
 from data_pipeline.untrusted import plain_name, read_json, reading
 from trainer.config import CheckpointConfig
 from trainer.training.sharding import Learner, Tensors
@@ -87,6 +88,8 @@ class Checkpoints:
         if main:  # mend what a crash left half-done
             for path in folder.glob(".step_*.tmp"):
                 shutil.rmtree(path)
+            for place in (folder.parent, folder.parent / "model"):
+                remove_temporary(Location(place))
             if begun:
                 _point(folder / "latest", begun)
 

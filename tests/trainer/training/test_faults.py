@@ -99,6 +99,17 @@ def test_a_full_disk_ends_training_with_one_line_and_room_lets_it_go_on(
     assert final(small_disk, "full") == final(runs, "whole")
 
 
+def test_what_a_killed_run_left_half_written_goes_at_its_next_start(command, tmp_path):
+    folder = tmp_path / "runs" / "tiny"
+    (folder / "model").mkdir(parents=True)
+    (folder / "checkpoints" / ".step_00000002.tmp").mkdir(parents=True)
+    (folder / "model" / ".model.safetensors.ab.tmp").write_text("half")
+    (folder / ".metrics.json.cd.tmp").write_text("half")
+    assert left_over(folder)
+    assert main(command()) == 0
+    assert not left_over(folder)
+
+
 def test_a_folder_of_runs_that_cannot_be_is_one_line(command, tmp_path, small_disk, capsys):
     (tmp_path / "file").write_text("mine")
     (small_disk / "runs").mkdir()
