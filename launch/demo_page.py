@@ -15,7 +15,8 @@ from data_pipeline.errors import InputError, told
 from data_pipeline.video.names import SUFFIXES
 from launch.demo_videos import Example, Video, Videos, sentence
 from launch.predict_batch import to_json
-from trainer.inference.predict import Grounding, VideoGrounder
+from trainer.inference.grounding import Grounding
+from trainer.inference.predict import VideoGrounder
 from trainer.pictures.examples import draw_timeline
 from trainer.pictures.pages import fill
 

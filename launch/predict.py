@@ -7,11 +7,12 @@
         --encoder configs/extract/clip_b32.yaml
 
 The first form prints a table for each sentence. A folder of videos, or a .txt file that lists one
-video a line, runs as a batch: one JSON file per video in --output; the same command goes on where
-an earlier one stopped.
+video a line, runs as a batch: in --output one JSON file per video, and found.html, where each
+sentence was found; the same command goes on where an earlier one stopped.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from rich.text import Text
 
 from data_pipeline.errors import InputError
 from data_pipeline.output import NotWritten, check_file, check_folder, make_folder, write_text
+from launch.found import bar, show_batch, write_csv
 from launch.predict_batch import (
     find_videos,
     is_batch,
@@ -33,12 +35,14 @@ from launch.predict_batch import (
 )
 from trainer.cli import command, make_parser, parse, terminal
 from trainer.inference.cutting import cut
+from trainer.inference.grounding import Groundings
 from trainer.pictures.png import draw_timelines
 from trainer.pictures.thumbnails import film_strip
 from trainer.pictures.timeline import clock
 
 if TYPE_CHECKING:
-    from trainer.inference.predict import Grounding, VideoGrounder
+    from trainer.inference.grounding import Grounding
+    from trainer.inference.predict import VideoGrounder
 
 LEVELS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 60
@@ -63,36 +67,57 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument(
         "--device", type=str | None, help="PyTorch device; a GPU where there is one"
     )
-    parser.add_argument("--top", type=int, default=5, help="windows shown and cut per sentence")
+    parser.add_argument(
+        "--top", type=int, default=5, help="windows shown, tabulated and cut per sentence and video"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.0,
+        help="leave out windows of a lower score; the files of a batch hold all",
+    )
+    parser.add_argument(
+        "--csv", type=Path | None, help="write a table: video, query, rank, start, end, score"
+    )
     parser.add_argument(
         "--json", type=Path | None, help="write the results here; - for the terminal"
     )
     parser.add_argument("--plot", type=Path | None, help="write a timeline picture (PNG)")
     parser.add_argument("--clips", type=Path | None, help="folder for the best windows, cut out")
     parser.add_argument("--output", type=Path | None, help="folder for the results of a batch")
+    parser.add_argument(
+        "--recursive", action="store_true", help="take videos in subfolders of the folder too"
+    )
     options = parse(parser, args)
     sentences = [*options.sentence, *(read_queries(options.queries) if options.queries else [])]
     if not sentences:
         raise InputError("nothing to look for; add a sentence in quotes, or --queries FILE")
     if options.top < 1:
         raise InputError("--top must be at least 1")
+    if options.recursive and not options.video.is_dir():
+        raise InputError(f"{options.video}: --recursive is for a folder of videos")
     check_encoder(options)
     # Whatever can be refused is refused before a model is loaded.
-    videos = find_videos(options.video)
+    videos = find_videos(options.video, options.recursive)
     if not is_batch(options.video):
         if options.output is not None:
             raise InputError(
                 "--output is for several videos; use --json, --plot or --clips for one"
             )
         check_outputs(options)
-        predict_one(load(options), videos[0], sentences, options)
+        predict_one(load(options), options.video, sentences, options)
         return 0
     if options.output is None:
         raise InputError(f"{options.video}: for several videos name a folder with --output")
     if options.json or options.plot or options.clips:
         raise InputError("--json, --plot and --clips are for a single video; leave them out")
     check_folder(options.output)
-    return predict_batch(load(options), options.model, videos, sentences, options.output)
+    if options.csv is not None:
+        check_file(options.csv)
+    grounder = load(options)
+    status = predict_batch(grounder, options.model, videos, sentences, options.output)
+    show_batch(options, videos, sentences)
+    return status
 
 
 def add_encoder(parser: Any) -> None:
@@ -120,7 +145,7 @@ def check_outputs(options: Any) -> None:
     """Raise InputError where a result could not be written."""
     if options.plot is not None and options.plot.suffix.lower() != ".png":
         raise InputError(f"--plot {options.plot}: pictures are written as PNG; name a .png file")
-    for path in (options.json, options.plot):
+    for path in (options.json, options.plot, options.csv):
         if path is not None and str(path) != "-":
             check_file(path)
     if options.clips is not None:
@@ -129,6 +154,10 @@ def check_outputs(options: Any) -> None:
 
 def load(options: Any) -> "VideoGrounder":
     """What answers; a package that its encoders lack is told as one line with the way to it."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        import torch
+
+        torch.set_num_threads(spare_threads())
     from trainer.inference.predict import Grounder
     from trainer.inference.zero_shot import ZeroShotGrounder
 
@@ -140,12 +169,23 @@ def load(options: Any) -> "VideoGrounder":
         raise InputError(str(error)) from error
 
 
+def spare_threads() -> int:
+    """Processors that nobody else is using, at least one.
+
+    Threads beside another program's wait for each other most of the time: a query took twenty
+    times as long.
+    """
+    return max(1, len(os.sched_getaffinity(0)) - round(os.getloadavg()[0]))
+
+
 def predict_one(grounder: "VideoGrounder", video: Path, sentences: list[str], options: Any) -> None:
     """Ground in one video and show the results in every form that `options` ask for."""
     quiet = options.json is not None and str(options.json) == "-"
     console = terminal(stderr=quiet)
     with console.status(Text(f"looking through {video.name}")):
-        found = grounder.predict(video, sentences)
+        found = [
+            each.best(threshold=options.threshold) for each in grounder.predict(video, sentences)
+        ]
     for grounding in found:
         console.print(_table(grounding, options.top), "")
         if grounding.warning:
@@ -157,6 +197,10 @@ def predict_one(grounder: "VideoGrounder", video: Path, sentences: list[str], op
         else:
             write_text(options.json, text + "\n")
             console.print(f"results   {options.json}", soft_wrap=True)
+    if options.csv is not None:
+        shown = [each.best(options.top) for each in found]
+        write_csv(options.csv, Groundings(shown, str(video)).rows())
+        console.print(f"table     {options.csv}", soft_wrap=True)
     if options.plot is not None:
         strip = []
         try:
@@ -199,8 +243,9 @@ def _table(grounding: "Grounding", top: int) -> Table:
         table.add_column(name, justify="right")
     table.add_column("", min_width=20)
     for start, end, score in grounding.windows[:top]:
-        bar = "█" * round(20 * min(max(score, 0.0), 1.0))
-        table.add_row(clock(start), clock(end), f"{score:.2f}", Text(bar, style="blue"))
+        table.add_row(clock(start), clock(end), f"{score:.2f}", bar(score))
+    if not grounding.windows:
+        table.add_row("", "", "", "no window with such a score")
     return table
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ from trainer.cli import terminal
 from trainer.metrics import ZERO_SHOT
 
 if TYPE_CHECKING:
-    from trainer.inference.predict import Grounding, VideoGrounder
+    from trainer.inference.grounding import Grounding
+    from trainer.inference.predict import VideoGrounder
 
 FAILED = 1  # exit status of a batch in which some video could not be used
 
@@ -26,26 +28,32 @@ def is_batch(path: Path) -> bool:
     return path.is_dir() or path.suffix == ".txt"
 
 
-def find_videos(path: Path) -> list[Path]:
-    """The videos that `path` stands for; paths in a list are relative to the list's folder.
+def find_videos(path: Path, recursive: bool = False) -> dict[str, Path]:
+    """The videos that `path` stands for, by the names under which their results are kept.
 
-    Raises InputError for a path that is not there or stands for no video.
+    A name is that of the file, with the subfolders of `path` that it lies in. Paths in a list are
+    relative to the list's folder. Raises InputError for a path that is not there or stands for no
+    video.
     """
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     if path.is_dir():
-        videos = sorted(p for p in path.iterdir() if is_video(p.name))
+        inside = sorted(path.rglob("*") if recursive else path.iterdir())
+        found = [p for p in inside if is_video(p.name) and not p.is_dir()]
+        videos = {str(p.relative_to(path)): p for p in found}
     elif is_batch(path):
         listed = [path.parent / line for line in _lines(path)]
         # A line that begins with # is a comment, unless a video is called so.
-        videos = [p for p in listed if not p.name.startswith("#") or p.exists()]
+        found = [p for p in listed if not p.name.startswith("#") or p.exists()]
+        for name, count in Counter(video.name for video in found).items():
+            if count > 1:  # results are kept under the name
+                raise InputError(f"{path}: names {count} videos {name!r}; give each its own name")
+        videos = {p.name: p for p in found}
     else:
-        return [path]
+        return {path.name: path}
     if not videos:
-        raise InputError(f"{path}: holds no videos")
-    for name, count in Counter(video.name for video in videos).items():
-        if count > 1:  # results are kept under the name
-            raise InputError(f"{path}: names {count} videos {name!r}; give each its own name")
+        deeper = "" if recursive or not path.is_dir() else "; --recursive looks into subfolders"
+        raise InputError(f"{path}: holds no videos{deeper}")
     return videos
 
 
@@ -69,9 +77,13 @@ def _lines(path: Path) -> list[str]:
 
 
 def predict_batch(
-    grounder: "VideoGrounder", model: Path, videos: list[Path], sentences: list[str], output: Path
+    grounder: "VideoGrounder",
+    model: Path,
+    videos: Mapping[str, Path],
+    sentences: list[str],
+    output: Path,
 ) -> int:
-    """Write `output/<video file name>.json` for each video; returns the exit status.
+    """Write `output/<name>.json` for each video; returns the exit status.
 
     A video whose file was made by the same model for the same sentences is not done again. One
     that cannot be used is recorded in `failures.jsonl`, and the rest goes on.
@@ -79,7 +91,7 @@ def predict_batch(
     make_folder(output)
     weights = _identity(grounder, model)
     made = {"model": str(model), "weights_sha256": weights}
-    todo = [video for video in videos if not _is_done(_place(output, video), weights, sentences)]
+    todo = [name for name in videos if not _is_done(place(output, name), weights, sentences)]
     console = terminal(stderr=True)
     failures: list[dict[str, str]] = []
     cut: dict[str, str] = {}
@@ -87,12 +99,13 @@ def predict_batch(
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("videos", total=len(videos), completed=len(videos) - len(todo))
-        for video in todo:
+        for name in todo:
+            video = videos[name]
             try:
                 found = grounder.predict(video, sentences)
                 cut |= {each.query: each.warning for each in found if each.warning}
                 write_text(
-                    _place(output, video),
+                    place(output, name),
                     json.dumps(made | to_json(video, found), ensure_ascii=False),
                 )
             except Exception as error:  # one odd video does not cost the others
@@ -136,7 +149,7 @@ def _identity(grounder: "VideoGrounder", model: Path) -> str:
     return hashlib.sha256((find_model(model) / WEIGHTS).read_bytes()).hexdigest()
 
 
-def to_json(video: Path, found: "list[Grounding]") -> dict[str, Any]:
+def to_json(video: Path, found: "Sequence[Grounding]") -> dict[str, Any]:
     """The results for one video as JSON values."""
     return {
         "video": str(video),
@@ -145,8 +158,9 @@ def to_json(video: Path, found: "list[Grounding]") -> dict[str, Any]:
     }
 
 
-def _place(output: Path, video: Path) -> Path:
-    return output / f"{video.name}.json"
+def place(output: Path, name: str) -> Path:
+    """Where the results of the video of this name are kept."""
+    return output / f"{name}.json"
 
 
 def _is_done(path: Path, weights: str, sentences: list[str]) -> bool:

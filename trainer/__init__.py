@@ -4,13 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trainer.inference.grounding import Grounding, Groundings
     from trainer.inference.predict import Grounder
     from trainer.inference.zero_shot import ZeroShotGrounder
 
-__all__ = ["Grounder", "ZeroShotGrounder"]
+__all__ = ["Grounder", "Grounding", "Groundings", "ZeroShotGrounder"]
 
 _HOMES = {
     "Grounder": "trainer.inference.predict",
+    "Grounding": "trainer.inference.grounding",
+    "Groundings": "trainer.inference.grounding",
     "ZeroShotGrounder": "trainer.inference.zero_shot",
 }
 

@@ -16,7 +16,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.extraction.encoding import VideoFeatures
 from launch import demo
 from launch.demo_videos import Videos, find_examples
-from trainer.inference.predict import Grounding
+from trainer.inference.grounding import Grounding
 
 
 def film(path: Path, seconds: int = 4, codec: str = "libx264") -> Path:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from launch import compare, convert_internvideo2, evaluate, predict, sweep
-from trainer.inference.predict import Grounding
+from trainer.inference.grounding import Grounding
 
 
 class FakeGrounder:

@@ -1,5 +1,6 @@
 """`python -m launch.predict` shows and writes what was found, or says in one line why not."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 from data_pipeline.errors import InputError
 from launch import predict
 from launch.predict_batch import find_videos, read_queries
-from trainer.inference.predict import Grounding
+from trainer.inference.grounding import Grounding
 
 
 class FakeGrounder:
@@ -128,7 +129,7 @@ def test_batch_writes_a_file_per_video_and_records_the_broken_one(
 ) -> None:
     assert predict.main(batch) == 1
     found = sorted(path.name for path in (tmp_path / "found").iterdir())
-    assert found == ["a.mp4.json", "b.mkv.json", "failures.jsonl"]
+    assert found == ["a.mp4.json", "b.mkv.json", "failures.jsonl", "found.html"]
     failure = json.loads((tmp_path / "found" / "failures.jsonl").read_text())
     assert failure["error"].endswith("broken.mp4: cannot be decoded")
     results = json.loads((tmp_path / "found" / "a.mp4.json").read_text())["results"]
@@ -167,7 +168,68 @@ def test_sentences_are_the_lines_of_a_file_whoever_wrote_it(tmp_path: Path, end:
 def test_a_list_of_videos_has_comments_unless_a_video_is_called_so(tmp_path: Path) -> None:
     (tmp_path / "#1.mp4").touch()
     (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf# ours\r\n#1.mp4\r\nb.mp4\r\n")
-    assert [p.name for p in find_videos(tmp_path / "list.txt")] == ["#1.mp4", "b.mp4"]
+    assert list(find_videos(tmp_path / "list.txt")) == ["#1.mp4", "b.mp4"]
+
+
+def test_threshold_and_top_choose_what_is_shown_written_and_tabulated(
+    grounder: FakeGrounder, film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--json", str(tmp_path / "f.json"), "--csv", str(tmp_path / "f.csv")]
+    assert predict.main([str(film), "a, dog", "--threshold", "0.5", *out]) == 0
+    assert "0.20" not in capsys.readouterr().out
+    [result] = json.loads((tmp_path / "f.json").read_text())["results"]
+    assert result["windows"] == [[1, 3, 0.9]]
+    header, row = (tmp_path / "f.csv").read_text("utf-8-sig").splitlines()
+    assert header == "video,query,rank,start,end,score"
+    assert row == f'{film},"a, dog",1,1.000,3.000,0.9000'
+    assert predict.main([str(film), "a dog", "--threshold", "0.95"]) == 0
+    assert "no window with such a score" in capsys.readouterr().out
+
+
+def test_a_batch_ends_in_a_table_a_page_and_a_csv_file(
+    grounder: FakeGrounder, batch: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "queries.txt").write_text("<b>a dog</b> [x]\na cat\n")
+    assert predict.main([*batch, "--threshold=0.5", "--csv", str(tmp_path / "all.csv")]) == 1
+    shown = capsys.readouterr().out
+    for text in ("“<b>a dog</b> [x]”", "found in 2 of 3 videos", "a.mp4", "b.mkv", "0.90"):
+        assert text in shown
+    page = (tmp_path / "found" / "found.html").read_text()
+    assert "&lt;b&gt;a dog&lt;/b&gt; [x]" in page
+    assert page.count("<article") == 4
+    rows = list(csv.DictReader((tmp_path / "all.csv").open(encoding="utf-8-sig")))
+    assert [(row["video"][-5:], row["query"], row["rank"]) for row in rows] == [
+        (name, query, "1") for name in ("a.mp4", "b.mkv") for query in ("<b>a dog</b> [x]", "a cat")
+    ]
+    # The files hold all windows: another threshold needs no video.
+    grounder.seen.clear()
+    assert predict.main([*batch, "--threshold", "0"]) == 1
+    assert grounder.seen == ["broken.mp4"]
+
+
+def test_subfolders_are_searched_where_that_is_asked_for(
+    grounder: FakeGrounder, batch: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "videos" / "deep" / "er").mkdir(parents=True)
+    for name in ("deep/a.MP4", "deep/er/a.mp4"):
+        (tmp_path / "videos" / name).touch()
+    predict.main(batch)
+    assert not (tmp_path / "found" / "deep").exists()
+    predict.main([*batch, "--recursive"])
+    found = (tmp_path / "found" / "deep").rglob("*.json")
+    assert sorted(path.name for path in found) == ["a.MP4.json", "a.mp4.json"]
+    assert "deep/er/a.mp4" in capsys.readouterr().out
+    (tmp_path / "above").mkdir()
+    (tmp_path / "videos").rename(tmp_path / "above" / "videos")
+    assert predict.main([str(tmp_path / "above"), *batch[1:]]) == 2
+    assert "--recursive looks into subfolders" in capsys.readouterr().err
+
+
+def test_threads_are_left_to_whom_needs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    for load, threads in ((0.1, 8), (2.6, 5), (30.0, 1)):
+        monkeypatch.setattr("os.getloadavg", lambda load=load: (load, 0.0, 0.0))
+        assert predict.spare_threads() == threads
 
 
 def test_list_of_videos_is_relative_to_itself(
@@ -184,6 +246,7 @@ def test_list_of_videos_is_relative_to_itself(
         (["{film}"], "nothing to look for"),
         (["{folder}/none.mp4", "a dog"], "none.mp4: no such file or folder"),
         (["{film}", "a dog", "--top", "0"], "--top must be at least 1"),
+        (["{film}", "a dog", "--recursive"], "--recursive is for a folder"),
         (["{film}", "a dog", "--output", "x"], "--output is for several videos"),
         (["{folder}", "a dog"], "name a folder with --output"),
         (["{folder}", "a dog", "--output", "x", "--plot", "p.png"], "for a single video"),

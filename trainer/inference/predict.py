@@ -2,19 +2,18 @@
 
 grounder = Grounder.from_pretrained("runs/quickstart")
 video = grounder.encode("holiday.mp4")
-for found in grounder.predict(video, ["a dog jumps into the water", "people wave"]):
-    print(found.query, found.windows[0])
+for found in grounder.predict(video, ["a dog jumps into the water", "people wave"], top=3):
+    print(found.query, found.windows)
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import overload
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from data_pipeline.errors import InputError
@@ -23,62 +22,17 @@ from data_pipeline.output import write_text
 from model.interface import GroundingModel
 from trainer.cli import dump_config
 from trainer.inference.decode import decode
+from trainer.inference.encoded import load_video, save_video
+from trainer.inference.grounding import Grounding, Groundings
 from trainer.inference.long_video import Stretch, merge_saliency, merge_windows, stretch_starts
 from trainer.inference.model_card import CARD, model_card
 from trainer.inference.postprocess import postprocess
 from trainer.inference.pretrained import CONFIG, Export, check_encoder, find_model, load_pretrained
-from trainer.pictures.timeline import Timeline
 from trainer.training import checkpoints
 
 CLIPS_AT_ONCE = 2048  # bounds the memory of one forward pass, whatever the video and the queries
+SENTENCES_AT_ONCE = 32  # are encoded together where they have as many tokens
 MOST_WINDOWS = 500  # of a long video go into post-processing, which compares all with all
-
-
-@dataclass(frozen=True)
-class Grounding:
-    """Where a video shows what `query` says.
-
-    windows: (start, end, score) in seconds, best first. saliency (L,): how well each clip fits, a
-    cosine in [-1, 1]; clip i covers [i, i + 1) * clip_length seconds, the last one at most to the
-    end of the video. unread: tokens at the end of the sentence that the encoder does not read.
-    """
-
-    query: str
-    duration: float
-    clip_length: float
-    windows: tuple[tuple[float, float, float], ...]
-    saliency: NDArray[np.float32]
-    unread: int = 0
-
-    @property
-    def times(self) -> NDArray[np.float64]:
-        """(L, 2) start and end of each clip in seconds."""
-        edges = self.timeline().clip_edges(len(self.saliency), self.clip_length)
-        return np.stack((edges[:-1], edges[1:]), axis=1)
-
-    @property
-    def warning(self) -> str:
-        """What a reader must know of the sentence; empty where that is nothing."""
-        if not self.unread:
-            return ""
-        return (
-            f"longer than the encoder reads: its last {self.unread} tokens make no difference; "
-            "use a shorter sentence"
-        )
-
-    def timeline(self) -> Timeline:
-        """The grounding as something to be drawn."""
-        return Timeline(self.query, self.duration, self.windows, self.saliency, self.clip_length)
-
-    def to_row(self) -> dict[str, Any]:
-        """The grounding as JSON values, rounded to milliseconds."""
-        return {
-            "query": self.query,
-            "windows": [[round(s, 3), round(e, 3), round(p, 4)] for s, e, p in self.windows],
-            "saliency": [round(float(score), 4) for score in self.saliency],
-            "clip_length": self.clip_length,
-            **({"unread_tokens": self.unread} if self.unread else {}),
-        }
 
 
 def read_card(folder: Path, export: Export) -> str:
@@ -93,6 +47,8 @@ class VideoGrounder(ABC):
 
     def __init__(self, encoder: FeatureEncoder) -> None:
         self.encoder = encoder
+        self._asked: tuple[str, ...] = ()
+        self._texts: list[SentenceFeatures] = []
 
     def encode(
         self,
@@ -108,25 +64,82 @@ class VideoGrounder(ABC):
         """
         return self.encoder.encode_video(Path(video), start, end, progress)
 
-    def predict(
-        self, video: str | Path | VideoFeatures, queries: str | Sequence[str]
-    ) -> list[Grounding]:
-        """Ground one or many sentences in a video of any length; the video is encoded once.
+    def save(self, video: VideoFeatures, path: str | Path) -> Path:
+        """Keep an encoded video in a file (safetensors), for `load`."""
+        save_video(Path(path), video, self.encoder.provenance)
+        return Path(path)
 
+    def load(self, path: str | Path) -> VideoFeatures:
+        """The encoded video in a file of `save`; InputError where other encoders made it."""
+        return load_video(Path(path), self.encoder.provenance, self.encoder.video_shape)
+
+    @overload
+    def predict(
+        self,
+        video: str | Path | VideoFeatures,
+        queries: str | Sequence[str],
+        *,
+        top: int | None = None,
+        threshold: float | None = None,
+    ) -> Groundings: ...
+
+    @overload
+    def predict(
+        self,
+        video: list[str | Path | VideoFeatures] | list[str] | list[Path] | list[VideoFeatures],
+        queries: str | Sequence[str],
+        *,
+        top: int | None = None,
+        threshold: float | None = None,
+    ) -> list[Groundings]: ...
+
+    def predict(
+        self,
+        video: str
+        | Path
+        | VideoFeatures
+        | list[str | Path | VideoFeatures]
+        | list[str]
+        | list[Path]
+        | list[VideoFeatures],
+        queries: str | Sequence[str],
+        *,
+        top: int | None = None,
+        threshold: float | None = None,
+    ) -> Groundings | list[Groundings]:
+        """Ground one or many sentences in a video of any length, or in each of a list of videos.
+
+        Every video and every sentence is encoded once. Of each sentence the windows whose score is
+        at least `threshold` are returned, the best `top` of them. A list of videos gives a list.
         Raises InputError for an empty sentence and as `encode`.
         """
         sentences = [queries] if isinstance(queries, str) else list(queries)
         for number, sentence in enumerate(sentences, start=1):
             if not sentence.strip():
                 raise InputError(f"query {number} is empty; write what to look for in the video")
-        if not sentences:
-            return []
-        features = video if isinstance(video, VideoFeatures) else self.encode(video)
-        texts = self.encoder.encode_sentences(sentences)
-        return [
-            self._ground(sentence, text, features)
-            for sentence, text in zip(sentences, texts, strict=True)
-        ]
+        if top is not None and top < 1:
+            raise InputError(f"top is {top}; make it at least 1")
+        texts = self._encoded(sentences)
+
+        def ground(one: str | Path | VideoFeatures) -> Groundings:
+            name = None if isinstance(one, VideoFeatures) else str(one)
+            if not sentences:
+                return Groundings((), name)
+            features = one if isinstance(one, VideoFeatures) else self.encode(one)
+            found = [
+                self._ground(sentence, text, features).best(top, threshold)
+                for sentence, text in zip(sentences, texts, strict=True)
+            ]
+            return Groundings(found, name)
+
+        return [ground(one) for one in video] if isinstance(video, list) else ground(video)
+
+    def _encoded(self, sentences: Sequence[str]) -> list[SentenceFeatures]:
+        """Features of each sentence; those of the last call are kept, for the next video."""
+        if tuple(sentences) != self._asked:
+            self._texts = self.encoder.encode_sentences(sentences, SENTENCES_AT_ONCE)
+            self._asked = tuple(sentences)
+        return self._texts
 
     @abstractmethod
     def _ground(self, query: str, text: SentenceFeatures, video: VideoFeatures) -> Grounding: ...

@@ -23,8 +23,9 @@ from data_pipeline.errors import InputError
 from data_pipeline.extraction.encoding import FeatureEncoder, SentenceFeatures, VideoFeatures
 from trainer.cli import load_section
 from trainer.config import PostprocessConfig
+from trainer.inference.grounding import Grounding
 from trainer.inference.postprocess import postprocess
-from trainer.inference.predict import MOST_WINDOWS, Grounding, VideoGrounder, usable_device
+from trainer.inference.predict import MOST_WINDOWS, VideoGrounder, usable_device
 
 GROWTH = 1.25
 """From one length of windows that is tried to the next; short ones grow by a clip."""

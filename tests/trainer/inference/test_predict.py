@@ -52,8 +52,9 @@ class FakeEncoder:
     """Features from the name of the file and the letters of the sentence."""
 
     def __init__(self, config: Any = None) -> None:
-        self.encoded = 0
+        self.encoded = self.read = 0
         self.provenance = PROVENANCE
+        self.video_shape = (2, 6)
 
     def encode_video(
         self, path: Path, start: float = 0, end: float | None = None, progress: Any = None
@@ -64,8 +65,9 @@ class FakeEncoder:
         features = np.random.default_rng(clips).normal(size=(clips, 2, 6)).astype(np.float16)
         return VideoFeatures(features, duration, CLIP)
 
-    def encode_sentences(self, sentences: list[str]) -> list[SentenceFeatures]:
+    def encode_sentences(self, sentences: list[str], together: int = 1) -> list[SentenceFeatures]:
         found = []
+        self.read += len(sentences)
         for sentence in sentences:
             generator, words = np.random.default_rng(list(sentence.encode())), sentence.split()
             features = generator.normal(size=(len(words), 2, 5)).astype(np.float16)
@@ -249,3 +251,86 @@ def test_the_card_has_the_scores_of_the_run_with_intervals_and_its_limits(run: P
 
 def test_a_model_that_was_never_scored_says_so(run: Path) -> None:
     assert "No scores were kept" in Grounder.from_pretrained(run, "cpu").card
+
+
+def test_a_list_of_videos_is_answered_one_by_one_and_sentences_are_encoded_once(
+    grounder: Grounder,
+) -> None:
+    sentences = ["a dog", "two birds"]
+    found = grounder.predict(["20.mp4", Path("90.mp4"), grounder.encode("6.mp4")], sentences)
+    assert [each.video for each in found] == ["20.mp4", "90.mp4", None]
+    assert grounder.encoder.read == 2  # type: ignore[attr-defined]
+    assert found[1][0].windows == grounder.predict("90.mp4", "a dog")[0].windows
+    assert grounder.predict([], sentences) == []
+
+
+def test_top_and_threshold_choose_the_windows(grounder: Grounder) -> None:
+    everything = grounder.predict("90.mp4", "a dog")[0]
+    scores = sorted((score for _, _, score in everything.windows), reverse=True)
+    assert grounder.predict("90.mp4", "a dog", top=2)[0].windows == everything.windows[:2]
+    few = grounder.predict("90.mp4", "a dog", threshold=scores[2])[0]
+    assert few.windows == everything.windows[:3]
+    assert grounder.predict("90.mp4", "a dog", threshold=1.1)[0].windows == ()
+    with pytest.raises(InputError, match="top is 0"):
+        grounder.predict("90.mp4", "a dog", top=0)
+
+
+def test_what_was_found_is_a_table(grounder: Grounder) -> None:
+    found = grounder.predict("20.mp4", ["a dog", "a cat"], top=2)
+    table = found.to_frame()
+    assert list(table.columns) == ["video", "query", "rank", "start", "end", "score"]
+    assert list(table["query"]) == ["a dog", "a dog", "a cat", "a cat"]
+    assert list(table["rank"]) == [1, 2, 1, 2]
+    assert tuple(table.iloc[0][["start", "end", "score"]]) == found[0].windows[0]
+    nothing = grounder.predict(grounder.encode("20.mp4"), "a dog", threshold=1.1)[0].to_frame()
+    assert list(nothing.columns) == ["query", "rank", "start", "end", "score"]
+
+
+def test_a_notebook_shows_the_sentences_as_typed_with_their_windows(grounder: Grounder) -> None:
+    found = grounder.predict("20.mp4", ["<script>a dog</script>", "a cat [x] $y$"], top=1)
+    page = found._repr_html_()
+    assert "&lt;script&gt;a dog" in page
+    assert "a cat [x] $y$" in page
+    assert "<script" not in page
+    assert "& {\n  --page:" in page  # the colours are this page's own
+    assert page.count("Predicted window 1") == 2
+    assert page.count("<polyline") == 2
+    assert found[0]._repr_html_().count("<polyline") == 1
+
+
+def test_an_encoded_video_is_kept_in_a_file(grounder: Grounder, tmp_path: Path) -> None:
+    video = grounder.encode("20.mp4")
+    path = grounder.save(video, tmp_path / "holiday.safetensors")
+    again = grounder.load(path)
+    assert again.features.tobytes() == video.features.tobytes()
+    assert (again.duration, again.clip_length, again.joint) == (20.0, 2.0, None)
+    once, twice = grounder.predict(again, "a dog")[0], grounder.predict(video, "a dog")[0]
+    assert once.windows == twice.windows
+
+
+def test_an_encoded_video_of_other_encoders_is_refused(grounder: Grounder, tmp_path: Path) -> None:
+    path = grounder.save(grounder.encode("20.mp4"), tmp_path / "v.safetensors")
+    grounder.encoder.provenance = replace(PROVENANCE, video_weights="zz")  # type: ignore[misc]
+    with pytest.raises(InputError, match=r"v.safetensors: was encoded with another video weights"):
+        grounder.load(path)
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        lambda data: data[:-5],
+        lambda data: b"",
+        lambda data: data.replace(b"20.0", b"-2.0"),
+        lambda data: data.replace(b"sdst video 1", b"sdst video 9"),
+        lambda data: data.replace(b"features", b"featured"),
+        lambda data: data[:-8] + b"\x00\x7c" * 4,
+        lambda data: data.replace(b"[10,2,6]", b"[20,2,3]"),
+    ],
+)
+def test_a_damaged_file_of_an_encoded_video_is_one_line(
+    grounder: Grounder, tmp_path: Path, alter: Any
+) -> None:
+    path = grounder.save(grounder.encode("20.mp4"), tmp_path / "v.safetensors")
+    path.write_bytes(alter(path.read_bytes()))
+    with pytest.raises(InputError, match=r"v.safetensors: .*encode the video again"):
+        grounder.load(path)

@@ -1,0 +1,157 @@
+"""What does a person see of what was found in many videos? A table, a page, a CSV file."""
+
+import csv
+import heapq
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from data_pipeline.errors import InputError
+from data_pipeline.output import write_text
+from data_pipeline.untrusted import read_json
+from launch.predict_batch import place
+from trainer.cli import terminal
+from trainer.pictures.examples import draw_timeline
+from trainer.pictures.pages import write_page
+from trainer.pictures.timeline import Timeline, clock
+
+COLUMNS = ("video", "query", "rank", "start", "end", "score")
+ON_TERMINAL, ON_PAGE = 10, 100  # videos of a sentence, those with the best windows
+PAGE = "found.html"
+
+
+@dataclass
+class Answers:
+    """Where a sentence was found: of `videos` in all, those of the best scores, best first."""
+
+    query: str
+    videos: int = 0
+    best: list[tuple[float, str, Timeline]] = field(default_factory=list)
+
+    def add(self, name: str, timeline: Timeline) -> None:
+        """Take in a video; without a window it was not found there."""
+        if timeline.windows:
+            self.videos += 1
+            heapq.heappush(self.best, (timeline.windows[0][2], name, timeline))
+            if len(self.best) > ON_PAGE:
+                heapq.heappop(self.best)
+
+    def ordered(self) -> list[tuple[str, Timeline]]:
+        """(name, timeline) of the best, best first."""
+        return [each[1:] for each in sorted(self.best, key=lambda each: (-each[0], each[1]))]
+
+
+def show_batch(options: Any, videos: Mapping[str, Path], sentences: Sequence[str]) -> None:
+    """Print where each sentence was found, and write the page, and the CSV file if asked for."""
+    answers = [Answers(sentence) for sentence in sentences]
+
+    def rows() -> Iterator[dict[str, object]]:
+        for name in videos:
+            for answer, timeline in zip(
+                answers, read_found(options, name, sentences), strict=False
+            ):
+                answer.add(name, timeline)
+                for rank, (start, end, score) in enumerate(timeline.windows, start=1):
+                    cells = (str(videos[name]), timeline.query, rank, start, end, score)
+                    yield dict(zip(COLUMNS, cells, strict=True))
+
+    if options.csv is not None:
+        write_csv(options.csv, rows())
+    else:
+        for _ in rows():
+            pass
+    page = write_page(
+        "found.html",
+        options.output / PAGE,
+        folder=str(options.video),
+        model=str(options.model),
+        count=len(videos),
+        threshold=options.threshold,
+        answers=[
+            {
+                "query": answer.query,
+                "videos": answer.videos,
+                "found": [
+                    {"name": name, **draw_timeline(timeline, options.top)}
+                    for name, timeline in answer.ordered()
+                ],
+            }
+            for answer in answers
+        ],
+    )
+    console = terminal()
+    for answer in answers:
+        console.print(_table(answer, len(videos)), "")
+    console.print(f"page      {page}", soft_wrap=True)
+    if options.csv is not None:
+        console.print(f"table     {options.csv}", soft_wrap=True)
+
+
+def read_found(options: Any, name: str, sentences: Sequence[str]) -> list[Timeline]:
+    """What the file of a video holds: its shown windows for each sentence.
+
+    Nothing of a video that failed, of which an older file may tell of other sentences.
+    """
+    try:
+        found = read_json(place(options.output, name))
+        if [row["query"] for row in found["results"]] != list(sentences):
+            return []
+        return [
+            Timeline(
+                query=row["query"],
+                duration=float(found["duration"]),
+                windows=tuple(
+                    (float(start), float(end), float(score))
+                    for start, end, score in row["windows"]
+                    if score >= options.threshold
+                )[: options.top],
+            )
+            for row in found["results"]
+        ]
+    except (InputError, KeyError, TypeError, ValueError):  # absent, or not a file of ours
+        return []
+
+
+def write_csv(
+    path: Path, rows: Sequence[Mapping[str, object]] | Iterator[dict[str, object]]
+) -> None:
+    """Write rows of `COLUMNS`, seconds and scores rounded."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        seconds = {key: f"{row[key]:.3f}" for key in ("start", "end")}
+        writer.writerow({**row, **seconds, "score": f"{row['score']:.4f}"})
+    # Excel takes a file for UTF-8 by the mark at its beginning.
+    write_text(path, "\ufeff" + out.getvalue())
+
+
+def _table(answer: Answers, videos: int) -> Table:
+    table = Table(
+        title=f"“{answer.query}”",
+        title_justify="left",
+        title_style="bold",
+        caption=f"found in {answer.videos} of {videos} videos, best first",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("video", overflow="fold")
+    for name in ("from", "to", "score"):
+        table.add_column(name, justify="right")
+    table.add_column("", min_width=20)
+    for name, timeline in answer.ordered()[:ON_TERMINAL]:
+        start, end, score = timeline.windows[0]
+        table.add_row(name, clock(start), clock(end), f"{score:.2f}", bar(score))
+    return table
+
+
+def bar(score: float) -> Text:
+    """A score in [0, 1] as a bar of at most twenty letters."""
+    return Text("█" * round(20 * min(max(score, 0.0), 1.0)), style="blue")
