@@ -7,6 +7,7 @@ leads to another file; no memory is taken that the file does not account for.
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import IO, Any
 
 import numpy as np
@@ -72,7 +73,10 @@ def _of_torch(path: Path, keys: Sequence[str]) -> NDArray[Any]:
     import torch
 
     with reading(path):
-        value = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            value = torch.load(path, map_location="cpu", weights_only=True)
+        except UnpicklingError as error:
+            raise InputError(f"{path}: holds more than tensors, which is not unpickled") from error
     if isinstance(value, dict):
         found = value
         value = next((found[key] for key in keys if key in found), None)
@@ -96,8 +100,8 @@ def _of_torch(path: Path, keys: Sequence[str]) -> NDArray[Any]:
 
 def _of_hdf5(path: Path, keys: Sequence[str]) -> NDArray[Any]:
     """A dataset of an HDF5 file, plainly stored in it."""
-    file = _open_hdf5(path, path.stat().st_mtime_ns)
     with reading(path):
+        file = _open_hdf5(path, path.stat().st_mtime_ns)
         for key in keys:
             dataset = _dataset(file, key)
             if dataset is not None:
@@ -113,8 +117,10 @@ def _open_hdf5(path: Path, _changed: int) -> Any:
         import h5py
     except ImportError as error:
         raise InputError(f"{path}: is HDF5; for that pip install 'sdst[hdf5]'") from error
-    with reading(path):
+    try:
         return h5py.File(path, "r")
+    except OSError as error:  # of several lines
+        raise InputError(f"{path}: damaged, or no HDF5 file ({shown(error)})") from error
 
 
 def _dataset(file: Any, key: str) -> Any:
