@@ -1,18 +1,17 @@
 """Which sentence describes which part of which video: rows in the format of QVHighlights."""
 
 import json
-import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import InputError
 from data_pipeline.output import whole
+from data_pipeline.rows import HIGHLIGHT_CLIP, clip_length_of, numbers, row_faults, saliency_of
 from data_pipeline.untrusted import iter_rows, plain_name, reading, shown
 
-HIGHLIGHT_CLIP = 2.0  # seconds: the grid of QVHighlights' saliency annotations
 MEND = "mend or remove this row"
 
 
@@ -22,7 +21,8 @@ class Annotation:
 
     `windows` are (start, end) in seconds, None where the ground truth is withheld. `saliency` holds
     the annotators' scores 0..4 of each relevant clip, {clip index: (score, ...)}, None where the
-    data set has none; clip i covers [2 i, 2 i + 2) seconds as in QVHighlights.
+    data set has none; clip i covers [c i, c i + c) seconds, where c is `clip_length`, 2 s in
+    QVHighlights. `domain` is the kind of video that TVSum and YouTube Highlights are judged by.
     """
 
     qid: int | str
@@ -31,6 +31,8 @@ class Annotation:
     duration: float
     windows: tuple[tuple[float, float], ...] | None = None
     saliency: dict[int, tuple[float, ...]] | None = None
+    clip_length: float = HIGHLIGHT_CLIP
+    domain: str | None = None
 
     def to_row(self) -> dict[str, Any]:
         """The JSON object of this row, keys as in QVHighlights' files."""
@@ -45,7 +47,16 @@ class Annotation:
         if self.saliency is not None:
             row["relevant_clip_ids"] = list(self.saliency)
             row["saliency_scores"] = [list(scores) for scores in self.saliency.values()]
-        return row
+        return row | self.extras()
+
+    def extras(self) -> dict[str, Any]:
+        """What a row says only where it is not as in QVHighlights."""
+        extras: dict[str, Any] = {}
+        if self.clip_length != HIGHLIGHT_CLIP:
+            extras["clip_length"] = self.clip_length
+        if self.domain is not None:
+            extras["domain"] = self.domain
+        return extras
 
 
 def parse_row(row: Any) -> Annotation:
@@ -54,60 +65,23 @@ def parse_row(row: Any) -> Annotation:
     Raises ValueError that says what is wrong with the row. Windows are taken as they are written:
     degenerate ones (end <= start; Ego4D-NLQ has 963) are for the reader's policy, not an error.
     """
-    if not isinstance(row, dict):
-        raise ValueError(f"expected a JSON object, found {type(row).__name__}")
-    for key, kinds in (
-        ("qid", (int, str)),
-        ("query", str),
-        ("vid", str),
-        ("duration", (int, float)),
-    ):
-        if key not in row:
-            raise ValueError(f"key {key!r} is missing")
-        if not isinstance(row[key], kinds) or isinstance(row[key], bool):
-            raise ValueError(f"{key!r} has the wrong type: {shown(row[key])}")
-    if not (_finite(row["duration"]) and row["duration"] > 0):
-        raise ValueError(
-            f"'duration' must be a positive number of seconds, found {shown(row['duration'])}"
-        )
-    if not row["vid"] or not row["query"].strip():
-        raise ValueError("'vid' and 'query' must not be empty")
+    for fault in row_faults(row):
+        raise ValueError(fault)
+    windows, (clips, scores) = row.get("relevant_windows"), saliency_of(row)
     return Annotation(
         qid=row["qid"],
         query=row["query"],
         vid=row["vid"],
         duration=float(row["duration"]),
-        windows=_windows(row.get("relevant_windows")),
-        saliency=_saliency(row.get("relevant_clip_ids"), row.get("saliency_scores")),
+        windows=None if windows is None else tuple((float(s), float(e)) for s, e in windows),
+        saliency=(
+            {int(clip): tuple(given) for clip, given in zip(clips, scores, strict=True)}
+            if clips is not None and scores is not None
+            else None
+        ),
+        clip_length=clip_length_of(row),
+        domain=row.get("domain"),
     )
-
-
-def _finite(value: float) -> bool:
-    return abs(value) < math.inf if isinstance(value, float) else value.bit_length() < 1000
-
-
-def _numbers(values: Any) -> bool:
-    return isinstance(values, list) and all(
-        isinstance(v, int | float) and not isinstance(v, bool) and _finite(v) for v in values
-    )
-
-
-def _windows(value: Any) -> tuple[tuple[float, float], ...] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or any(not _numbers(w) or len(w) != 2 for w in value):
-        raise ValueError(f"'relevant_windows' must be a list of [start, end]: {shown(value)}")
-    return tuple((float(start), float(end)) for start, end in value)
-
-
-def _saliency(clip_ids: Any, scores: Any) -> dict[int, tuple[float, ...]] | None:
-    if clip_ids is None or scores is None:
-        return None
-    if not isinstance(scores, list) or not _numbers(clip_ids) or len(clip_ids) != len(scores):
-        raise ValueError("'relevant_clip_ids' and 'saliency_scores' must be lists of one length")
-    if any(not _numbers(s) or not s for s in scores):
-        raise ValueError("'saliency_scores' must hold a list of annotators' scores for each clip")
-    return {int(clip): tuple(s) for clip, s in zip(clip_ids, scores, strict=True)}
 
 
 def read_annotations(path: str | Path) -> list[Annotation]:
@@ -117,31 +91,44 @@ def read_annotations(path: str | Path) -> list[Annotation]:
     durations for one video, or a file without rows.
     """
     annotations: list[Annotation] = []
-    qids: dict[int | str, int] = {}
-    durations: dict[str, float] = {}
+    known = Known()
     for number, row in iter_rows(path):
-        with reading(f"{path}:{number}", MEND):
+        place = f"{path}:{number}"
+        with reading(place, MEND):
             try:
                 annotation = parse_row(row)
             except ValueError as error:
-                raise InputError(f"{path}:{number}: {error}; {MEND}") from error
-        plain_name(annotation.vid, "'vid'", f"{path}:{number}", folders=True)
-        if annotation.qid in qids:
-            raise InputError(
-                f"{path}:{number}: qid {shown(annotation.qid)} occurs twice "
-                f"(first on line {qids[annotation.qid]}); qids must be unique"
-            )
-        known = durations.setdefault(annotation.vid, annotation.duration)
-        if known != annotation.duration:
-            raise InputError(
-                f"{path}:{number}: video {shown(annotation.vid)} lasts {annotation.duration} s "
-                f"here and {known} s on an earlier line; make them agree"
-            )
-        qids[annotation.qid] = number
+                raise InputError(f"{place}: {error}; {MEND}") from error
+        plain_name(annotation.vid, "'vid'", place, folders=True)
+        for fault in known.faults(annotation, number):
+            raise InputError(f"{place}: {fault}")
         annotations.append(annotation)
     if not annotations:
         raise InputError(f"{path}: holds no annotation rows")
     return annotations
+
+
+class Known:
+    """What the rows of a file have said so far, with which later ones must agree."""
+
+    def __init__(self) -> None:
+        self._qids: dict[int | str, int] = {}
+        self._durations: dict[str, float] = {}
+
+    def faults(self, annotation: Annotation, number: int) -> Iterator[str]:
+        """How the row of line `number` disagrees with those before it."""
+        first = self._qids.setdefault(annotation.qid, number)
+        if first != number:
+            yield (
+                f"qid {shown(annotation.qid)} occurs twice (first on line {first}); qids must be "
+                "unique"
+            )
+        lasts = self._durations.setdefault(annotation.vid, annotation.duration)
+        if lasts != annotation.duration:
+            yield (
+                f"video {shown(annotation.vid)} lasts {annotation.duration} s here and {lasts} s "
+                "on an earlier line; make them agree"
+            )
 
 
 def write_annotations(path: str | Path, annotations: Iterable[Annotation]) -> None:
@@ -190,4 +177,4 @@ def misnamed_windows(path: str | Path) -> list[str]:
 
 def _look_like_windows(value: Any) -> bool:
     pairs = value if isinstance(value, list) and value and isinstance(value[0], list) else [value]
-    return all(_numbers(pair) and len(pair) == 2 for pair in pairs)
+    return all(numbers(pair) and len(pair) == 2 for pair in pairs)

@@ -131,14 +131,25 @@ def iter_rows(path: str | Path, nan: bool = False) -> Iterator[tuple[int, Any]]:
 
     Raises InputError naming file and line for an unreadable file or a line that is not JSON.
     """
+    for number, line in iter_lines(path):
+        yield number, parse_json(line, f"{path}:{number}", nan)
+
+
+def iter_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """(line number, line) of each line of a text file that is not empty.
+
+    Raises InputError naming file and line for an unreadable file or a line that is too long.
+    """
     with reading(path), open(path, "rb") as file:
         number = 0
         while line := file.readline(MAX_LINE + 1):
             number += 1
             if len(line) > MAX_LINE:
                 raise InputError(f"{path}:{number}: a line of over {MAX_LINE / 1e6:.0f} MB")
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")  # editors of Windows begin with a mark
             if line.strip():
-                yield number, parse_json(line, f"{path}:{number}", nan)
+                yield number, line
 
 
 # YAML

@@ -174,6 +174,7 @@ class Sample:
                     "tokens": list(query.tokens),
                     "windows": query.annotation.windows,
                     "saliency": query.annotation.saliency,
+                    **query.annotation.extras(),
                 }
                 for query in self.queries
             ],
@@ -184,6 +185,7 @@ def _stored_query(vid: str, value: dict[str, Any]) -> StoredQuery:
     first, end = (natural(token) for token in value["tokens"])
     row = {key: value[key] for key in ("qid", "query", "duration")} | {"vid": vid}
     row["relevant_windows"] = value["windows"]
+    row |= {key: value[key] for key in ("clip_length", "domain") if key in value}
     if value["saliency"] is not None:
         row["relevant_clip_ids"] = [int(clip) for clip in value["saliency"]]
         row["saliency_scores"] = list(value["saliency"].values())

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from data_pipeline.annotations import HIGHLIGHT_CLIP, Annotation
+from data_pipeline.annotations import Annotation
 
 
 @dataclass
@@ -186,7 +186,7 @@ def target_saliency(annotation: Annotation, clips: int, clip_length: float) -> N
         for start, end in annotation.windows or ():
             inside[(middles >= min(start, end)) & (middles < max(start, end))] = 1
         return inside
-    grid = (middles / HIGHLIGHT_CLIP).astype(int)
+    grid = (middles / annotation.clip_length).astype(int)
     scores: NDArray[np.float32] = np.zeros(grid[-1] + 1, dtype=np.float32)
     for clip, given in annotation.saliency.items():
         if clip < len(scores):

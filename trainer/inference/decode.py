@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_pipeline.annotations import HIGHLIGHT_CLIP, Annotation
+from data_pipeline.annotations import Annotation
+from data_pipeline.rows import HIGHLIGHT_CLIP
 from model.interface import Prediction
 from model.spans import to_edges
 

@@ -11,9 +11,7 @@ are those of the labels, whatever their length; a prediction row gives one score
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,65 +23,53 @@ from trainer.metrics.ragged import Booleans, Floats
 LABEL_KEYS = {"tvsum": "label", "youtube": "match"}
 
 
-@dataclass(frozen=True)
-class DomainAnnotation(Annotation):
-    """A video of one domain with `positive`, clips x annotators: who counts which clip as one."""
-
-    domain: str = ""
-    positive: tuple[tuple[bool, ...], ...] = ()
-
-
-def read_domain_annotations(path: str | Path, dataset: str) -> list[DomainAnnotation]:
+def read_domain_annotations(path: str | Path, dataset: str) -> list[Annotation]:
     """All videos of a TVSum or YouTube annotation file.
 
     Raises InputError with file and line for a row that is not in the format above.
     """
     annotations = read_annotations(path)
-    result = []
-    for annotation, (line, row) in zip(annotations, iter_rows(path), strict=True):
-        try:
-            positive = _positive(row, dataset)
-        except ValueError as error:
-            raise InputError(f"{path}:{line}: {error}") from error
-        known = {field.name: getattr(annotation, field.name) for field in fields(annotation)}
-        result.append(
-            DomainAnnotation(
-                **known, domain=row["domain"], positive=tuple(map(tuple, positive.tolist()))
-            )
-        )
-    return result
+    for annotation, (line, _) in zip(annotations, iter_rows(path), strict=True):
+        for fault in domain_faults(annotation, dataset):
+            raise InputError(f"{path}:{line}: {fault}")
+    return annotations
 
 
-def _positive(row: dict[str, Any], dataset: str) -> Booleans:
-    """(L, A): TVSum's ratings above the annotator's median in this video; YouTube's above 0."""
-    key = LABEL_KEYS[dataset]
-    if not isinstance(row.get("domain"), str) or not row["domain"]:
-        raise ValueError("'domain' is missing or not a name")
-    form = "a rating of each annotator for each clip" if dataset == "tvsum" else "a number per clip"
-    try:
-        label = np.array(row.get(key), dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{key!r} must hold {form}") from error
-    if label.ndim != (2 if dataset == "tvsum" else 1) or not label.size:
-        raise ValueError(f"{key!r} must hold {form}")
+def domain_faults(annotation: Annotation, dataset: str) -> list[str]:
+    """What a video lacks to be judged by its data set's measure."""
+    faults = [] if annotation.domain else ["'domain' is missing or not a name"]
+    if not annotation.saliency:
+        faults.append(f"{LABEL_KEYS[dataset]!r} is missing: it holds the labels of each clip")
+    return faults
+
+
+def positives(annotation: Annotation, dataset: str) -> Booleans:
+    """(L, A), who counts which clip as a highlight.
+
+    In TVSum whoever rates it above their median in this video; in YouTube it is positive or not.
+    """
+    scores = annotation.saliency or {}
+    annotators = len(next(iter(scores.values())))
+    given = np.zeros((max(scores) + 1, annotators))
+    for clip, ratings in scores.items():
+        given[clip] = ratings
     if dataset == "tvsum":
-        return np.asarray(label > np.median(label, axis=0))
-    return label[:, None] > 0
+        return np.asarray(given > np.median(given, axis=0))
+    return given > 0
 
 
 def ranking_precision(
-    scores: Sequence[Sequence[float]], annotations: Sequence[DomainAnnotation], top: int | None
+    scores: Sequence[Sequence[float]], labels: Sequence[Booleans], top: int | None
 ) -> Floats:
-    """(Q,) average precision of each video's ranking, mean over its annotators.
+    """(Q,) average precision of each video's ranking, mean over its annotators; `labels` (L, A).
 
     The first `top` clips by score count (all if None; equal scores in the order of the clips), and
     only the positives among them are to be found. The area under the precision-recall curve is by
     trapezia from (0, 1), as UMT (Liu et al., arXiv 2203.12745) and all after it have it. Without
     positives it is 0.
     """
-    result = np.zeros(len(annotations))
-    for video, (given, annotation) in enumerate(zip(scores, annotations, strict=True)):
-        positive = np.array(annotation.positive)  # (L, A)
+    result = np.zeros(len(labels))
+    for video, (given, positive) in enumerate(zip(scores, labels, strict=True)):
         score = np.full(len(positive), -np.inf)  # clips without a score come last
         score[: len(given)] = given[: len(score)]
         ranked = positive[np.argsort(-score, kind="stable")[:top]]  # (top, A)

@@ -9,7 +9,12 @@ import numpy as np
 
 from data_pipeline.annotations import Annotation, read_annotations
 from data_pipeline.errors import InputError
-from trainer.metrics.domains import DomainAnnotation, ranking_precision, read_domain_annotations
+from trainer.metrics.domains import (
+    domain_faults,
+    positives,
+    ranking_precision,
+    read_domain_annotations,
+)
 from trainer.metrics.figures import Sheet, measure_highlights, measure_moments, percent
 from trainer.metrics.ragged import Floats
 from trainer.metrics.rows import SCORES, WINDOWS, Row, faults
@@ -129,23 +134,24 @@ def evaluate(
 def _evaluate_domains(
     rows: Sequence[Row], annotations: Sequence[Annotation], dataset: Dataset
 ) -> Evaluation:
-    videos = [a for a in annotations if isinstance(a, DomainAnnotation)]
-    if len(videos) < len(annotations):
-        raise InputError(
-            f"annotations: {dataset.name} needs each video's domain and labels; read the file with "
-            f"read_ground_truth(path, {dataset.name!r})"
-        )
+    for video in annotations:
+        for fault in domain_faults(video, dataset.name):
+            raise InputError(
+                f"annotations: video {video.vid!r}: {fault}; read the file with "
+                f"read_ground_truth(path, {dataset.name!r}), which names the line"
+            )
     if rows[0].get(SCORES) is None:
         raise InputError(f"prediction 1: {SCORES!r} is missing; {dataset.name} is judged by it")
     scores = [row[SCORES] for row in rows]
-    values = ranking_precision(scores, videos, dataset.top)
+    labels = [positives(video, dataset.name) for video in annotations]
+    values = ranking_precision(scores, labels, dataset.top)
     warnings = []
-    unequal = sum(len(s) != len(v.positive) for s, v in zip(scores, videos, strict=True))
+    unequal = sum(len(s) != len(each) for s, each in zip(scores, labels, strict=True))
     if unequal:
         warnings.append(
             f"{unequal} videos have more or fewer scores than labelled clips: cut, or ranked last"
         )
-    domains = np.array([video.domain for video in videos])
+    domains = np.array([video.domain for video in annotations])
     names = np.unique(domains)
     if len(names) != dataset.domains:
         warnings.append(f"{len(names)} domains, not the {dataset.domains} of {dataset.name}")
@@ -159,8 +165,8 @@ def _evaluate_domains(
             **{name: percent(mean) for name, mean in means.items()},
         },
         per_query=per_query,
-        qids=tuple(video.qid for video in videos),
-        vids=tuple(video.vid for video in videos),
+        qids=tuple(video.qid for video in annotations),
+        vids=tuple(video.vid for video in annotations),
         domains=tuple(domains.tolist()),
         warnings=tuple(warnings),
     )

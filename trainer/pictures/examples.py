@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.annotations import HIGHLIGHT_CLIP, Annotation
+from data_pipeline.annotations import Annotation
 from data_pipeline.errors import InputError, told
+from data_pipeline.rows import HIGHLIGHT_CLIP
 from data_pipeline.untrusted import iter_rows, plain_name, reading
 from data_pipeline.video.names import find_video
 from trainer.pictures.charts import UNSEEN, Chart, finish, pointer, table

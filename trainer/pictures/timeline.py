@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.annotations import HIGHLIGHT_CLIP, Annotation
+from data_pipeline.annotations import Annotation
+from data_pipeline.rows import HIGHLIGHT_CLIP
 
 
 @dataclass(frozen=True)
