@@ -1,4 +1,4 @@
-"""What of a published row cannot be as it stands, and what is done about it? All of it is counted."""
+"""What of a published row cannot stay as it is, and what is done about it? All is counted."""
 
 import json
 from collections import Counter
@@ -106,6 +106,9 @@ def _mend_scores(
 
 
 def _mend_labels(row: Row, place: str, taken: Taken) -> None:
+    _, scores = saliency_of(row)
+    if isinstance(scores, str):
+        raise ValueError(scores)
     if row.get("label") is not None:
         rated = [_mend_scores(clip, 1, 1 + HIGHEST_SCORE, place, taken) for clip in row["label"]]
         row["label"] = rated

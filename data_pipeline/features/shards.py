@@ -48,6 +48,10 @@ from data_pipeline.untrusted import parse_json, plain_name, reading, shown
 FORMAT = 2
 """Version of the layout above; readers refuse any other."""
 
+ROWS_CHECKED = 1
+"""In a manifest: the rows of all shards were checked when they were written, by rules of this
+number."""
+
 IMPORTED = "imported"
 """In a provenance: features that others made and released, so that this is not known."""
 
@@ -250,6 +254,23 @@ class FeatureSet:
     def path(self, shard: int) -> Location:
         """The tar of a shard."""
         return self.folder / f"{self.shards[shard]['name']}.tar"
+
+    def check_rows(self) -> None:
+        """Raises Damaged for a row with faults, in a set whose rows were not checked when written.
+
+        Every row is read then; later reads check those that they take in any case.
+        """
+        if self.manifest.get("rows_checked") == ROWS_CHECKED:
+            return
+
+        def check(entry: SampleEntry) -> None:
+            with self.named(entry):
+                data = self.path(entry.shard).read_range(*entry.members["json"])
+                parse_details(data, entry, self.provenance.clip_length)
+
+        with ThreadPoolExecutor(OPENED_AT_ONCE) as threads:
+            for _ in threads.map(check, self.samples):
+                pass
 
     def check_widths(self, video: int, text: int) -> None:
         """Raises InputError unless Dv is `video` and Dt is `text`."""

@@ -20,7 +20,8 @@ from data_pipeline.features.samples import (
     is_finite,
     npy_header,
 )
-from data_pipeline.features.shards import FORMAT, Provenance
+from data_pipeline.features.shards import FORMAT, ROWS_CHECKED, Provenance
+from data_pipeline.rows import row_faults
 from data_pipeline.storage import Location, Source
 
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
@@ -68,7 +69,16 @@ class ShardWriter:
         self._file.discard()
 
     def add(self, sample: Sample) -> None:
-        """Append a sample; raises InputError if its layers or widths are not the shard's."""
+        """Append a sample.
+
+        Raises InputError if its layers or widths are not the shard's, or if a row of its queries
+        has faults.
+        """
+        for query in sample.queries:
+            for fault in row_faults(query.annotation.to_row()):
+                raise InputError(
+                    f"{self._folder}: video {sample.vid!r}, qid {query.annotation.qid!r}: {fault}"
+                )
         shapes: dict[str, Any] = {
             "video": list(sample.video.shape[1:]),
             "text": list(sample.text.shape[1:]),
@@ -135,6 +145,7 @@ class ShardWriter:
             "sha256": self._hash.hexdigest(),
             "bytes": self._offset,
             "shapes": self._shapes,
+            "rows_checked": ROWS_CHECKED,
             "checksum": XXH3,
             "samples": [entry.to_json() for entry in self._entries],
             "failures": [dataclasses.asdict(failure) for failure in failures],
@@ -219,6 +230,7 @@ def write_manifest(
         "split": split,
         "provenance": dataclasses.asdict(provenance),
         "annotations": annotations,
+        "rows_checked": min((index.get("rows_checked", 0) for index in indexes), default=0),
         "shapes": filled[0]["shapes"],
         "shards": shards,
         "totals": {

@@ -98,6 +98,8 @@ class PairStream:
         except ValueError as error:
             raise InputError(str(error)) from error
         check_provenance(features, config.provenance)
+        if not config.skip_damaged:
+            features.check_rows()
         check_ranks_see_one_set(features, world)
         for fault in features.faults:
             LOG.warning("%s", fault)

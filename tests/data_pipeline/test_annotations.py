@@ -19,6 +19,7 @@ ROW = {
     "vid": "abc",
     "relevant_windows": [[2, 6]],
 }
+RATED = {"relevant_clip_ids": [1], "saliency_scores": [[4, 3, 2]]}
 
 
 def write(folder: Path, *rows: object) -> Path:
@@ -49,6 +50,11 @@ def test_rows_survive_writing_and_reading(tmp_path):
         ({**ROW, "relevant_clip_ids": [1], "saliency_scores": []}, "lists of one length"),
         (ROW, "qid 1 occurs twice (first on line 1)"),
         ({**ROW, "qid": 2, "duration": 30}, "lasts 30.0 s here and 150.0 s"),
+        ({**ROW, "qid": 2, "relevant_windows": [[150, 152]]}, "lies outside the video's 150 s"),
+        ({**ROW, "qid": 2, **RATED, "relevant_clip_ids": [-1]}, "clip -1 of"),
+        ({**ROW, "qid": 2, **RATED, "relevant_clip_ids": [75]}, "clip 75 of"),
+        ({**ROW, "qid": 2, **RATED, "relevant_clip_ids": [1.5]}, "fractions"),
+        ({**ROW, "qid": 2, **RATED, "saliency_scores": [[5, 0, 0]]}, "(0 to 4) holds 5"),
         ("{not json}\n", "not valid JSON"),
         ("[1, 2]\n", "expected a JSON object"),
     ],

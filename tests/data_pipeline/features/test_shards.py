@@ -1,5 +1,6 @@
 """Shards: bytes that samples determine, samples read back exactly, damage named."""
 
+import dataclasses
 import json
 import tarfile
 from collections.abc import Callable
@@ -11,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.annotations import Annotation
+from data_pipeline.config import DataConfig
 from data_pipeline.errors import InputError
 from data_pipeline.features.samples import Sample, StoredQuery
 from data_pipeline.features.shards import FeatureSet, Provenance
 from data_pipeline.features.verify import verify
 from data_pipeline.features.writing import Failure, ShardWriter, sample_key, write_manifest
 from data_pipeline.storage import Location, Source
+from data_pipeline.stream.stream import PairStream
 from launch import shards as shards_command
 
 
@@ -262,3 +265,26 @@ def test_an_altered_value_is_found_when_it_is_read_and_nan_is_named(features: Fe
     features.path(0).write_bytes(data)
     with pytest.raises(InputError, match=r"sample 'ab\.c_1\.0': .* values that are not finite"):
         features.read(1)
+
+
+def test_a_row_with_faults_is_refused_where_it_is_written_and_where_a_stream_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, provenance: Provenance
+) -> None:
+    whole = sample("v")
+    first, second = whole.queries
+    odd = dataclasses.replace(first.annotation, saliency={-1: (4.0,)})
+    bad = dataclasses.replace(whole, queries=(dataclasses.replace(first, annotation=odd), second))
+    with (
+        pytest.raises(InputError, match="qid 'v-0': clip -1 of 'relevant_clip_ids'"),
+        ShardWriter(tmp_path, "00000") as writer,
+    ):
+        writer.add(bad)
+    # A set of before these checks: it says nothing of them, and its rows are looked at.
+    monkeypatch.setattr("data_pipeline.features.writing.row_faults", lambda _: ())
+    monkeypatch.setattr("data_pipeline.features.writing.ROWS_CHECKED", 0)
+    with ShardWriter(tmp_path, "00000") as writer:
+        writer.add(bad)
+        index = writer.commit()
+    write_manifest(tmp_path, "train", provenance, {}, [index])
+    with pytest.raises(InputError, match=r"00000\.tar: sample 'v': clip -1 .*lies outside"):
+        PairStream(FeatureSet(tmp_path), DataConfig(batch_size=1, eval_batch_size=1), seed=0)
