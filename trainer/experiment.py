@@ -66,7 +66,8 @@ def carry_out(config: Config) -> int:
         finally:
             run.close(status)
             run.learner.release()
-            accelerator.end_training()
+            if status != "FAILED":  # or the others would have us ended before we say why
+                accelerator.end_training()
 
 
 def start(config: Config) -> Accelerator:

@@ -38,6 +38,23 @@ def test_a_rank_that_hangs_is_given_up_after_the_configured_time(ranks, flags):
     assert "lost contact" in log.read_text()
 
 
+def test_a_full_disk_is_said_by_the_rank_that_writes_and_room_lets_both_go_on(
+    ranks, flags, small_disk, fill
+):
+    given = flags(name=small_disk.name, **{"checkpoints.every": 2, "checkpoints.keep": 1})
+    filler = fill()
+    with open(filler, "r+b") as file:
+        file.truncate(filler.stat().st_size - 24_000)  # for the configuration and the first records
+    codes, outputs = ranks.run(given, world=2)
+    assert codes == [2, 76], outputs
+    [line] = [line for line in outputs[0].splitlines() if line.startswith("error: ")]
+    assert "checkpoints/step_00000002: cannot be written: No space left on device" in line
+    assert "training stopped at step 4 and goes on from the beginning" in line
+    assert "Traceback" not in outputs[0]
+    filler.unlink()
+    assert ranks.run(given, world=2)[0] == [0, 0]
+
+
 def test_the_launcher_starts_the_ranks_anew_when_one_is_lost(ranks, flags):
     """Both go on from the last checkpoint; the command is the one that the files give."""
     run, log = ranks.folder / "run", ranks.folder / "log"
