@@ -7,6 +7,8 @@ from typing import Any
 
 from data_pipeline.untrusted import shown
 
+LONGEST = 1e7
+"""Seconds of a video: four months."""
 HIGHLIGHT_CLIP = 2.0  # seconds: the grid of QVHighlights' saliency annotations
 HIGHEST_SCORE = 4
 
@@ -33,8 +35,11 @@ def _key_faults(row: dict[str, Any]) -> Iterator[str]:
             yield f"{key!r} has the wrong type: {shown(row[key])}"
         elif key in ("query", "vid") and not row[key].strip():
             yield "'vid' and 'query' must not be empty"
-        elif key == "duration" and not (_finite(row[key]) and row[key] > 0):
-            yield f"'duration' must be a positive number of seconds, found {shown(row[key])}"
+        elif key == "duration" and not (_finite(row[key]) and 0 < row[key] <= LONGEST):
+            yield (
+                f"'duration' must be a positive number of seconds, at most {LONGEST:g}, found "
+                f"{shown(row[key])}"
+            )
     domain, seconds = row.get("domain"), row.get("clip_length")
     if domain is not None and not (isinstance(domain, str) and domain.strip()):
         yield f"'domain' must be a name, found {shown(domain)}"

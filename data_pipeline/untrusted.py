@@ -22,6 +22,7 @@ MAX_JSON = 256 << 20
 MAX_LINE = 32 << 20
 """Bytes of a line of JSONL: a row of a video of ten hours has fewer."""
 MAX_YAML = 1 << 20
+MAX_TEXT = 64 << 20
 MAX_DEPTH = 64
 MAX_NODES = 100_000
 """Of a YAML text."""
@@ -81,6 +82,17 @@ def _represented(value: object) -> str:
         head = ", ".join(f"{_represented(key)}: {_represented(item)}" for key, item in items)
         return f"{{{head}{', …' if len(value) > 4 else ''}}}"
     return repr(value)
+
+
+# Text
+
+
+def read_text(path: Path, limit: int = MAX_TEXT) -> str:
+    """The text of a UTF-8 file of at most `limit` bytes, without a mark at its begin."""
+    try:
+        return read_bytes(path, limit).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text; is it the right file?") from error
 
 
 # JSON
@@ -260,6 +272,13 @@ def _check_text(text: str, source: object) -> None:
             text.encode()
         except UnicodeEncodeError as error:
             raise InputError(f"{source}: {shown(text)} holds half of a character") from error
+
+
+def natural(value: Any, bound: int = 2**48) -> int:
+    """`value`, a whole number from 0 to below `bound`; ValueError for others."""
+    if type(value) is not int or not 0 <= value < bound:
+        raise ValueError(f"{shown(value)} is no count")
+    return value
 
 
 UNFIT = re.compile(r"[\x00-\x1f\x7f]")

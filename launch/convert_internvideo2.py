@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from data_pipeline.errors import InputError
 from data_pipeline.output import check_folder, write_tensors, write_text
 from data_pipeline.storage import Location, remove_temporary
-from data_pipeline.untrusted import reading
+from data_pipeline.untrusted import read_text, reading
 from model.config import InternVideo2Config, InternVideo2TextConfig
 from trainer.cli import command, parse_config
 
@@ -125,7 +125,7 @@ def wordpiece_tokenizer(vocabulary: Path) -> str:
     if not vocabulary.is_file():
         raise InputError(f"{vocabulary}: no such file; it is vocab.txt of bert-large-uncased")
     with reading(vocabulary, "it is vocab.txt of bert-large-uncased"):
-        pieces = vocabulary.read_text("utf-8").splitlines()
+        pieces = read_text(vocabulary).splitlines()
     for special in ("[PAD]", "[UNK]", "[CLS]", "[SEP]"):
         if special not in pieces:
             raise InputError(f"{vocabulary}: no {special}; it must be a BERT vocabulary, vocab.txt")

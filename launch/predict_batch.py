@@ -11,7 +11,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from data_pipeline.errors import InputError, told
 from data_pipeline.output import NotWritten, make_folder, write_text
-from data_pipeline.untrusted import read_json
+from data_pipeline.untrusted import read_json, read_text
 from data_pipeline.video.names import is_video
 from trainer.cli import terminal
 from trainer.metrics import ZERO_SHOT
@@ -66,13 +66,8 @@ def read_queries(path: Path) -> list[str]:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        # Windows' editors begin a file with a mark. (`splitlines` would also cut at U+2028.)
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 text; give one entry a line") from error
+    # (`splitlines` would also cut at U+2028.)
+    lines = [line.strip() for line in read_text(path).split("\n")]
     return [line for line in lines if line]
 
 

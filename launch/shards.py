@@ -56,13 +56,13 @@ def check(folder: str, annotations: Path | None) -> int:
 def tell_statistics(features: FeatureSet) -> None:
     """Print what the set holds and how it was made."""
     table = Table(show_header=False, box=None)
-    totals = features.manifest["totals"]
+    totals, made_of = features.manifest["totals"], features.manifest["annotations"]
     clips = [sample.clips for sample in features.samples]
     rows = {
         "split": features.split,
-        "annotations": features.manifest["annotations"]["name"],
-        "videos": f"{totals['videos']} of {features.manifest['annotations']['videos']}",
-        "queries": f"{totals['queries']} of {features.manifest['annotations']['queries']}",
+        "annotations": made_of["name"],
+        "videos": f"{totals['videos']} of {made_of.get('videos', '?')}",
+        "queries": f"{totals['queries']} of {made_of.get('queries', '?')}",
         "features": f"{sum(clips)} clips, {min(clips)} to {max(clips)} a video",
         "shards": f"{len(features.shards)}, {totals['bytes'] / 1e6:.1f} MB",
         "video shape": _axes("L", *features.video_shape),

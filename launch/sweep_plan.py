@@ -5,13 +5,16 @@ import itertools
 import math
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import InputError
-from data_pipeline.untrusted import parse_yaml, read_yaml
+from data_pipeline.untrusted import parse_yaml, plain_name, read_yaml, shown
+
+MOST = 10_000
+"""Trials of a sweep."""
 
 RANGE = re.compile(r"(?P<low>[-+.\de]+)\.\.(?P<high>[-+.\de]+)")
 
@@ -35,10 +38,14 @@ class Plan:
     samples: int | None = None
 
     def __post_init__(self) -> None:
+        plain_name(self.name, "the sweep's name", self.config)
         if not self.variants and not self.grid:
             raise InputError("nothing to vary: give --grid KEY=VALUE,VALUE or a plan with variants")
         if self.seeds < 1 or (self.samples is not None and self.samples < 1):
             raise InputError("seeds and samples must be at least 1")
+        points = self.samples or len(self.variants or "1") * math.prod(map(len, self.grid.values()))
+        if points * self.seeds > MOST:
+            raise InputError(f"{points} points x {self.seeds} seeds are more than {MOST} trials")
         ranges = [key for key, values in self.grid.items() if any(map(_range, values))]
         if ranges and self.samples is None:
             raise InputError(f"{ranges[0]} is a range: say how many points with --samples N")
@@ -59,7 +66,25 @@ def read_plan(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict) or not set(values) <= known:
         odd = sorted(set(values) - known) if isinstance(values, dict) else "no settings"
         raise InputError(f"{path}: {odd} unknown; a plan has {', '.join(sorted(known))}")
+    checks: tuple[tuple[str, Callable[[Any], bool]], ...] = (
+        ("config", lambda value: isinstance(value, str)),
+        ("name", lambda value: isinstance(value, str)),
+        ("variants", lambda value: _are(dict, value)),
+        ("grid", lambda value: _are(list, value)),
+        ("seeds", lambda value: type(value) is int),
+        ("samples", lambda value: value is None or type(value) is int),
+    )
+    for name, right in checks:
+        if name in values and not right(values[name]):
+            raise InputError(f"{path}: {name!r} cannot be {shown(values[name])}")
     return values | ({"config": Path(values["config"])} if "config" in values else {})
+
+
+def _are(kind: type, value: Any) -> bool:
+    """Whether `value` maps texts to values of `kind`."""
+    return isinstance(value, dict) and all(
+        isinstance(key, str) and isinstance(item, kind) for key, item in value.items()
+    )
 
 
 def parse_grid(text: str) -> tuple[str, list[Any]]:
@@ -113,7 +138,15 @@ def _sampled(plan: Plan) -> Iterator[dict[str, Any]]:
 
 def _range(value: Any) -> tuple[float, float] | None:
     found = RANGE.fullmatch(value) if isinstance(value, str) else None
-    return (float(found["low"]), float(found["high"])) if found else None
+    if found is None:
+        return None
+    try:
+        low, high = float(found["low"]), float(found["high"])
+    except ValueError:
+        low = high = 0.0
+    if not 0 < low < high < math.inf:
+        raise InputError(f"range {shown(value)}: must go from a positive number to a larger one")
+    return low, high
 
 
 def _drawn(value: Any, source: random.Random) -> Any:

@@ -77,6 +77,7 @@ def parse_config(
     Dashes in a flag's name are as good as underscores.
     """
     args = [_underscored(argument) for argument in (sys.argv[1:] if args is None else args)]
+    args = [part for each in args for part in _parts(each)]
     files = {
         file: read_yaml(Path(file))
         for option, file in itertools.pairwise(args)
@@ -93,6 +94,12 @@ def parse_config(
         return schema(**values)
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def _parts(argument: str) -> list[str]:
+    """`--config=FILE` as two arguments, others as they are."""
+    name, equals, value = argument.partition("=")
+    return [name, value] if name == "--config" and equals else [argument]
 
 
 def check_sections(
@@ -117,19 +124,21 @@ def _kind(schema: type[Any], args: Sequence[str], files: dict[str, Any]) -> str:
     if not _of_kind(schema, "sdst"):
         return ""
     kind: Any = "sdst"
+    source = ""
     for position, argument in enumerate(args):
         option, equals, value = argument.partition("=")
         following = args[position + 1] if position + 1 < len(args) else ""
         value = value if equals else following
         if option == "--model.kind":
-            kind = value
+            kind, source = value, ""
         elif option == "--config" and isinstance(file := files.get(value), dict):
             section = file.get("model")
-            kind = section.get("kind", kind) if isinstance(section, dict) else kind
+            if isinstance(section, dict) and "kind" in section:
+                kind, source = section["kind"], f"{value}: "
     if not isinstance(kind, str) or kind not in KINDS:
         near = difflib.get_close_matches(str(kind), KINDS, n=1, cutoff=0.5)
         mend = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(KINDS)}"
-        raise InputError(f"model.kind {shown(kind)} is no kind of model; {mend}")
+        raise InputError(f"{source}model.kind {shown(kind)} is no kind of model; {mend}")
     return kind
 
 

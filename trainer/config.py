@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_pipeline.config import DataConfig
-from data_pipeline.untrusted import parse_yaml
+from data_pipeline.untrusted import parse_yaml, plain_name, reading
 from model.config import LossConfig, ModelConfig, ObjectiveConfig, SDSTConfig
 from model.kinds import KINDS
+
+LONGEST_WAIT = 10**6
+"""Seconds: 11 days. The clocks of the libraries below end somewhere."""
 
 # May change when a run goes on: how it is carried out, not what comes of it.
 CARRIED_OUT = (
@@ -223,8 +226,13 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
-        if not self.name or "/" in self.name or self.name.startswith("."):
-            raise ValueError(f"name {self.name!r} must be a plain folder name")
+        plain_name(self.name, "name", "the configuration")
+        if self.name.startswith("."):
+            raise ValueError(f"name {self.name!r} must not begin with a dot")
+        if not 0 <= self.seed < 2**32:  # NumPy's
+            raise ValueError(f"seed {self.seed} must be from 0 to {2**32 - 1}")
+        if max(self.timeout, self.grace) > LONGEST_WAIT:
+            raise ValueError(f"timeout and grace must be at most {LONGEST_WAIT} s")
         if self.epochs < 1 or self.timeout <= 0 or self.grace <= 0:
             raise ValueError("epochs must be at least 1, timeout and grace positive")
         wanted = KINDS[self.model.kind].loss
@@ -239,11 +247,15 @@ class Config:
         return self.runs / self.name
 
 
-def experiment(resolved: str) -> dict[str, Any]:
-    """What decides a run's result, from the YAML of its configuration: all but `CARRIED_OUT`."""
-    values: dict[str, Any] = parse_yaml(resolved, "config.yaml")
-    values["model"].setdefault("kind", "sdst")  # runs from before there were others
-    for name in CARRIED_OUT:
-        section, _, key = name.rpartition(".")
-        (values[section] if section else values).pop(key, None)
+def experiment(resolved: str, source: Path) -> dict[str, Any]:
+    """What decides a run's result, from the YAML of its configuration: all but `CARRIED_OUT`.
+
+    `source` is the file that messages name.
+    """
+    values: dict[str, Any] = parse_yaml(resolved, source)
+    with reading(source, "is it the configuration of a run?"):
+        values["model"].setdefault("kind", "sdst")  # runs from before there were others
+        for name in CARRIED_OUT:
+            section, _, key = name.rpartition(".")
+            (values[section] if section else values).pop(key, None)
     return values

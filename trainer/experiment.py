@@ -10,6 +10,7 @@ from rich.text import Text
 
 from data_pipeline.errors import InputError
 from data_pipeline.output import NotWritten, write_text
+from data_pipeline.untrusted import read_text
 from model.kinds import build_objective
 from trainer.cli import dump_config, terminal
 from trainer.config import Config, experiment
@@ -104,7 +105,7 @@ def same_as_saved(config: Config) -> bool:
     saved = config.folder / "config.yaml"
     if not saved.is_file():
         return False
-    if experiment(saved.read_text()) != experiment(dump_config(config)):
+    if experiment(read_text(saved), saved) != experiment(dump_config(config), saved):
         raise InputError(
             f"{saved}: this run was begun with another configuration; "
             f"choose another --name, or delete {config.folder}"

@@ -21,6 +21,7 @@ from data_pipeline.extraction.weights import Safetensors, find_file, read_weight
 from data_pipeline.features.samples import Half
 from data_pipeline.features.shards import Provenance
 from data_pipeline.storage import Location
+from data_pipeline.untrusted import read_text
 from data_pipeline.video.video import VideoFile, clip_count
 from model.backbones import (
     TextEncoder,
@@ -329,7 +330,7 @@ class FeatureEncoder:
         if self.config.text in FROM_CHECKPOINTS:
             options |= {"config": self._checkpoint.config}
         with _faults(self._called("text", self.config.text)):
-            tokenizer = self._tokenizer.read_text(encoding="utf-8")
+            tokenizer = read_text(self._tokenizer)
             return text_encoder(self.config.text, tokenizer, **options)
 
     def _called(self, kind: str, name: str) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from data_pipeline.errors import InputError
-from data_pipeline.features.samples import SampleEntry, natural
+from data_pipeline.features.samples import SampleEntry
 from data_pipeline.storage import Location
+from data_pipeline.untrusted import natural
 
 REMAKE = "remove it and run the extraction again"
 

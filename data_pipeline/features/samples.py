@@ -12,7 +12,7 @@ from data_pipeline.annotations import Annotation, parse_row
 from data_pipeline.errors import InputError
 from data_pipeline.features.checksums import Checksums, check_values, checksum
 from data_pipeline.features.checksums import Half as Half
-from data_pipeline.untrusted import parse_json, plain_name, shown
+from data_pipeline.untrusted import natural, parse_json, plain_name, shown
 
 MEMBERS = ("video.npy", "text.npy", "json")
 JOINT = "joint.npy"
@@ -126,13 +126,6 @@ class SampleEntry:
             finite=value["finite"] is True,
             qids=qids,
         )
-
-
-def natural(value: Any, bound: int = 2**48) -> int:
-    """`value`, a whole number from 0 to below `bound`; ValueError for others."""
-    if type(value) is not int or not 0 <= value < bound:
-        raise ValueError(f"{shown(value)} is no number of bytes, clips or tokens")
-    return value
 
 
 @dataclass(frozen=True)

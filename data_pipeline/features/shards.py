@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
 from types import TracebackType
-from typing import Any
+from typing import Any, get_type_hints
 
 from data_pipeline.errors import InputError
 from data_pipeline.features.checksums import Half, kind_of
@@ -43,7 +43,7 @@ from data_pipeline.features.samples import (
     parse_sample,
 )
 from data_pipeline.storage import Location, NotFound, Source
-from data_pipeline.untrusted import parse_json, plain_name, reading, shown
+from data_pipeline.untrusted import natural, parse_json, plain_name, reading, shown
 
 FORMAT = 2
 """Version of the layout above; readers refuse any other."""
@@ -101,9 +101,19 @@ class Provenance:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Provenance":
-        """Raises TypeError or KeyError for an object that is not a provenance."""
+        """Raises TypeError, ValueError or KeyError for an object that is not a provenance."""
         layers = {name: tuple(value[name]) for name in ("video_layers", "text_layers")}
-        return cls(**(value | layers))
+        found = cls(**(value | layers))
+        kinds: Any = {float: int | float, tuple[int, ...]: tuple, dict[str, Any]: dict}
+        for name, kind in get_type_hints(cls).items():
+            held = getattr(found, name)
+            if not isinstance(held, kinds.get(kind, kind)) or isinstance(held, bool):
+                raise TypeError(f"{name} is {shown(held)}")
+        for layer in (*found.video_layers, *found.text_layers):
+            natural(layer)
+        if not 0 < found.clip_length < 1e6:
+            raise ValueError(f"clip_length is {shown(found.clip_length)}")
+        return found
 
     def differences(self, other: "Provenance") -> list[str]:
         """What the features differ in, as `name: mine, not theirs`; empty if they agree."""
@@ -198,6 +208,8 @@ class FeatureSet:
             self.joint_width = None if joint is None else _shape([1, joint])[1]  # J
             counts = [listed(shard) for shard in self.shards]
             totals = listed(self.manifest["totals"])
+            if not isinstance(self.manifest["annotations"]["name"], str):
+                raise TypeError("its annotations have no name")
         self.faults = list(total_faults(path, totals, in_all(counts)))
         if self.faults and not skip_damaged:
             raise InputError(self.faults[0])

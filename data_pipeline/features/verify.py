@@ -103,7 +103,8 @@ def read_failures(folder: Source) -> list[dict[str, str]]:
     rows = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         row = parse_json(line, f"{path}:{number}")
-        if not isinstance(row, dict) or not isinstance(row.get("vid"), str):
+        named = isinstance(row, dict) and isinstance(row.get("vid"), str)
+        if not named or not isinstance(row.get("kind"), str):
             raise InputError(f"{path}:{number}: not a failure; remove this line")
         rows.append(row)
     return rows

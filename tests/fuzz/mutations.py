@@ -127,12 +127,15 @@ def _deep(levels: int) -> Any:
     return value
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every value inside `value`, itself first."""
-    yield path
-    if isinstance(value, dict | list):
-        for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
-            yield from places(item, (*path, key))
+def places(value: Any) -> Iterator[tuple[Any, ...]]:
+    """The path of every value inside `value`, itself first; `value` may be nested deeply."""
+    waiting: list[tuple[tuple[Any, ...], Any]] = [((), value)]
+    while waiting:
+        path, value = waiting.pop()
+        yield path
+        if isinstance(value, dict | list):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            waiting += [((*path, key), item) for key, item in items]
 
 
 def mutate_value(draw: random.Random, value: Any, root: Path) -> Any:

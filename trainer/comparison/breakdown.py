@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_pipeline.annotations import Annotation
+from data_pipeline.errors import InputError
+from data_pipeline.untrusted import shown
 from trainer.comparison.compare import Group
 from trainer.metrics.moments import LENGTH_RANGES
 from trainer.metrics.ragged import Floats
@@ -69,6 +71,12 @@ def breakdown(
     columns = [per_query(group, metric) for group in groups]  # each (Q,)
     answered = next(run.evaluation for run in groups[0].runs if run.evaluation)
     by_id = {annotation.qid: annotation for annotation in annotations}
+    missing = [qid for qid in answered.qids if qid not in by_id]
+    if missing:
+        raise InputError(
+            f"{groups[0].name}: its annotations.jsonl lacks query {shown(missing[0])} of its "
+            "per_query.json; evaluate the run again"
+        )
     ordered = [by_id[qid] for qid in answered.qids]
     counted = np.array([bool(annotation.windows) for annotation in ordered])
     tables = {}

@@ -19,6 +19,7 @@ from torch import Tensor
 from data_pipeline.errors import InputError
 from data_pipeline.extraction.encoding import FeatureEncoder, SentenceFeatures, VideoFeatures
 from data_pipeline.output import write_text
+from data_pipeline.untrusted import read_text
 from model.interface import GroundingModel
 from trainer.cli import dump_config
 from trainer.inference.decode import decode
@@ -38,7 +39,7 @@ MOST_WINDOWS = 500  # of a long video go into post-processing, which compares al
 def read_card(folder: Path, export: Export) -> str:
     """The card in a model's folder, or else one made from the run that the folder lies in."""
     if (folder / CARD).is_file():
-        return (folder / CARD).read_text(encoding="utf-8")
+        return read_text(folder / CARD)
     return model_card(folder.resolve().parent.name, export, folder.parent)
 
 

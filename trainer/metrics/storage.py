@@ -7,11 +7,12 @@ Columns, not rows: two hundred runs of 1550 queries are read in a second.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data_pipeline.output import write_text
-from data_pipeline.untrusted import read_json, reading
+from data_pipeline.untrusted import read_json, reading, shown
 from trainer.metrics.evaluation import Evaluation
 
 DIGITS = 6
@@ -42,8 +43,12 @@ def read_evaluation(path: Path) -> Evaluation:
     """
     with reading(path, "evaluate the run again"):
         record = read_json(path)
-        order = sorted(range(len(record["qids"])), key=lambda i: str(record["qids"][i]))
-        domains = record["domains"]
+        qids, vids, domains = record["qids"], record["vids"], record["domains"]
+        _check(qids, int | str)
+        _check(vids, str)
+        _check(domains or [], str)
+        _check(list(record["summary"].values()), int | float)
+        order = sorted(range(len(qids)), key=lambda i: str(qids[i]))
         return Evaluation(
             dataset=record["dataset"],
             summary=record["summary"],
@@ -51,7 +56,13 @@ def read_evaluation(path: Path) -> Evaluation:
                 name: np.array(values, dtype=np.float64)[order]
                 for name, values in record["per_query"].items()
             },
-            qids=tuple(record["qids"][i] for i in order),
-            vids=tuple(record["vids"][i] for i in order),
+            qids=tuple(qids[i] for i in order),
+            vids=tuple(vids[i] for i in order),
             domains=None if domains is None else tuple(domains[i] for i in order),
         )
+
+
+def _check(values: list[Any], kind: Any) -> None:
+    """Raises TypeError unless all are of a kind."""
+    if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+        raise TypeError(f"{shown(values)} are not {kind}")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.annotations import Annotation
+from data_pipeline.untrusted import read_text
 from trainer.metrics import HEADLINES
 from trainer.pictures.charts import Chart, Series, line_chart
 from trainer.pictures.examples import Pair, draw_example, evenly_spaced, pair_up
@@ -54,7 +55,7 @@ def write_report(
         queries=len(pairs),
         spread=_spread_chart(pairs),
         provenance=_flatten(result["provenance"]),
-        config=config.read_text(encoding="utf-8") if config.is_file() else None,
+        config=read_text(config) if config.is_file() else None,
     )
 
 

@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 
 from data_pipeline.errors import InputError
 from data_pipeline.output import NotWritten, open_beside_others, write_bytes, write_text, writing
-from data_pipeline.untrusted import read_json, reading, shown
+from data_pipeline.untrusted import read_json, read_text, reading, shown
 from trainer.config import TrackingConfig
 from trainer.tracking.run_files import parse_record
 
@@ -133,7 +133,7 @@ class Tracker:
     def run_id(self) -> str | None:
         """MLflow's name of the run; None as long as no server has made one."""
         path = self._folder / "mlflow_run"
-        return path.read_text() if path.is_file() else self._record.run_id
+        return read_text(path) if path.is_file() else self._record.run_id
 
     def log(self, kind: str, step: int, epoch: float, **numbers: float) -> None:
         """Record numbers of an optimizer step; they appear in MLflow as `<kind>/<name>`.

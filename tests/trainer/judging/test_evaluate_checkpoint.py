@@ -187,7 +187,7 @@ def test_one_split_alone_is_dumped_with_a_word_about_the_other(command, data, tm
         ((), {"model.queries": 6}, "was trained with model.queries 5, the configuration has 6"),
         ((), {"model.layers": "[-1]"}, "was trained with model.layers"),
         (("--dump=1",), {}, "--dump: ignored explicit argument '1'"),
-        (("--name", "../x"), {}, "must be a plain folder name"),
+        (("--name", "../x"), {}, "name '../x' cannot name a file"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_line_and_status_2(
