@@ -9,7 +9,14 @@ import numpy as np
 from data_pipeline.annotations import Annotation
 from data_pipeline.errors import InputError
 from trainer.metrics.highlights import Highlights, detect
-from trainer.metrics.moments import IOU_THRESHOLDS, LENGTH_RANGES, Retrieval, in_range, retrieve
+from trainer.metrics.moments import (
+    IOU_THRESHOLDS,
+    LENGTH_RANGES,
+    Retrieval,
+    in_range,
+    recall_of_first,
+    retrieve,
+)
 from trainer.metrics.ragged import Floats, Integers, Ragged
 from trainer.metrics.rows import SCORES, WINDOWS, Row
 
@@ -95,8 +102,27 @@ def measure_moments(
             sheet.blocks[name] = _official_moments(sheet, part)
             figure = sheet.blocks[name]["MR-mAP"]["average"]
             sheet.headline(f"mAP-{name}", figure, part.average_precision.mean(1))
+        _measure_several(sheet, predicted, truth, ap.mean(1))
     sheet.headline("mIoU", _mean(sheet.counted(full.first_iou)), full.first_iou)
     sheet.brief = _official_brief(sheet.blocks)
+
+
+def _measure_several(sheet: Sheet, predicted: Ragged, truth: Ragged, ap: Floats) -> None:
+    """Figures of QV-M2 for queries with several true windows (Cao et al., arXiv 2510.17218).
+
+    G-mAP is the mean over all queries, mAP@k_tgt that over the queries with k true windows, mR@k
+    the recall of the k windows listed first where there are at least k true ones.
+    """
+    if not (truth.counts > 1).any():
+        return
+    sheet.headline("G-mAP", _mean(sheet.counted(ap)), ap)
+    groups = {"1": truth.counts == 1, "2": truth.counts == 2, "3+": truth.counts >= 3}
+    for name, members in groups.items():
+        values = np.where(members, ap, np.nan)
+        sheet.headline(f"mAP@{name}_tgt", _mean(sheet.counted(values)), values)
+    for count in (1, 2, 3):
+        values = recall_of_first(predicted, truth, count)
+        sheet.headline(f"mR@{count}", _mean(sheet.counted(values)), values)
 
 
 def _warn_about_windows(sheet: Sheet, predicted: Ragged, truth: Ragged, official: bool) -> None:

@@ -4,6 +4,7 @@ The definitions are those of QVHighlights (Lei et al., Moment-DETR, arXiv 2107.0
 and its published evaluation), followed to the last bit, because a figure like 12.345 rounds by it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,9 @@ from trainer.metrics.ragged import Booleans, Floats, Ragged, reduce_kept
 
 IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """The thresholds 0.50, 0.55 ... 0.95 over which mAP is averaged."""
+
+RECALL_THRESHOLDS = tuple(round(0.3 + 0.05 * step, 2) for step in range(14))
+"""The thresholds 0.30, 0.35 ... 0.95 over which mean recall is averaged."""
 
 LENGTH_RANGES = {"short": (0.0, 10.0), "middle": (10.0, 30.0), "long": (30.0, 150.0)}
 """Seconds (above, up to and including) of the true windows that each range keeps."""
@@ -73,6 +77,24 @@ def retrieve(predicted: Ragged, truth: Ragged, official: bool = False) -> Retrie
     return Retrieval(precision, first, five, undefined)
 
 
+def recall_of_first(predicted: Ragged, truth: Ragged, count: int) -> Floats:
+    """(Q,) how many of the first `count` listed windows find a true one of their own, in parts of
+    `count`, mean over RECALL_THRESHOLDS; NaN for queries with fewer true windows.
+
+    mR@k of QV-M2 (Cao et al., arXiv 2510.17218, section 3.3). A window that is not listed misses.
+    """
+    recall = np.full(len(truth.counts), np.nan)
+    for rows, true in truth.by_length():
+        if true.shape[1] < count:
+            continue
+        listed = predicted.padded(rows, count, 0.0)  # (n, count, 3)
+        real = np.arange(count) < predicted.counts[rows][:, None]  # (n, count)
+        iou = np.nan_to_num(_iou(listed, true), nan=0.0)
+        hits = _match(iou, RECALL_THRESHOLDS) & real[..., None]  # (n, count, 14)
+        recall[rows] = hits.sum(1).mean(1) / count
+    return recall
+
+
 def _iou(listed: Floats, true: Floats) -> Floats:
     """(n, M, N) of windows (n, M, 2 or more) and (n, N, 2); NaN for 0 / 0."""
     start, end = listed[:, :, None, 0], listed[:, :, None, 1]
@@ -102,7 +124,8 @@ def _average_precision(iou: Floats, score: Floats, real: Booleans) -> Floats:
     stand last and have score -inf.
     """
     order = np.argsort(-score, axis=1, kind="stable")
-    hits = _match(np.take_along_axis(iou, order[..., None], axis=1)) & real[..., None]  # (n, M, 10)
+    ranked = np.take_along_axis(iou, order[..., None], axis=1)
+    hits = _match(ranked, IOU_THRESHOLDS) & real[..., None]  # (n, M, 10)
     found = np.cumsum(hits, axis=1).swapaxes(1, 2).astype(np.float64)  # (n, 10, M)
     precision = np.where(real[:, None], found / np.arange(1, real.shape[1] + 1), 0.0)
     edge = np.zeros((*found.shape[:2], 1))
@@ -113,8 +136,8 @@ def _average_precision(iou: Floats, score: Floats, real: Booleans) -> Floats:
     return reduce_kept(gain * envelope, recall[..., 1:] != recall[..., :-1], np.sum)
 
 
-def _match(iou: Floats) -> Booleans:
-    """(n, M, 10): whether each window, best score first, takes a true window at each threshold.
+def _match(iou: Floats, thresholds: Sequence[float]) -> Booleans:
+    """(n, M, T): whether each window, in the order given, takes a true window at each threshold.
 
     Each takes the true window of highest IoU that is still free; what is taken stays taken, so a
     duplicate misses.
@@ -123,13 +146,13 @@ def _match(iou: Floats) -> Booleans:
     # is not stable and depends on the row's length, hence rows of one length and the same call.
     place = 1 + np.argsort(np.argsort(iou, axis=2), axis=2)[..., None]  # (n, M, N, 1), best last
     # "Not below" instead of "at least": NaN counts as reached, see `retrieve`.
-    reached = ~(iou[..., None] < np.array(IOU_THRESHOLDS))  # (n, M, N, 10)
+    reached = ~(iou[..., None] < np.array(thresholds))  # (n, M, N, T)
     truth = np.arange(iou.shape[2])[:, None]  # (N, 1)
-    free = np.ones_like(reached[:, 0])  # (n, N, 10)
-    hits = np.zeros_like(reached[:, :, 0])  # (n, M, 10)
+    free = np.ones_like(reached[:, 0])  # (n, N, T)
+    hits = np.zeros_like(reached[:, :, 0])  # (n, M, T)
     for window in range(iou.shape[1]):
-        candidates = reached[:, window] & free  # (n, N, 10)
+        candidates = reached[:, window] & free  # (n, N, T)
         hits[:, window] = candidates.any(1)
-        best = (place[:, window] * candidates).argmax(1)  # (n, 10)
+        best = (place[:, window] * candidates).argmax(1)  # (n, T)
         free &= ~(candidates & (truth == best[:, None]))
     return hits
