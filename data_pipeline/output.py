@@ -9,7 +9,7 @@ import errno
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -80,8 +80,13 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def write_tensors(path: Path, tensors: "dict[str, Tensor]") -> None:
-    """Write safetensors, complete or not at all; NotWritten where they cannot be."""
+def write_tensors(
+    path: Path, tensors: "dict[str, Tensor]", before: Callable[[Path], object] | None = None
+) -> None:
+    """Write safetensors, complete or not at all; NotWritten where they cannot be.
+
+    `before` they get their name it is called with the file that is written, to read it.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -94,6 +99,8 @@ def write_tensors(path: Path, tensors: "dict[str, Tensor]") -> None:
                 raise OSError(int(said[1]), os.strerror(int(said[1]))) from error
             raise
         temporary.chmod(mode)  # it would be its owner's alone, unlike the files beside it
+        if before is not None:
+            before(temporary)
 
 
 def make_folder(path: Path) -> None:

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from data_pipeline.errors import InputError
 from data_pipeline.output import write_text
-from data_pipeline.untrusted import read_json
-from launch.predict_batch import place
+from data_pipeline.untrusted import iter_rows, read_json
+from launch.predict_batch import FAILURES, place
 from trainer.cli import terminal
 from trainer.pictures.examples import draw_timeline
 from trainer.pictures.pages import write_page
@@ -50,9 +50,13 @@ class Answers:
 def show_batch(options: Any, videos: Mapping[str, Path], sentences: Sequence[str]) -> None:
     """Print where each sentence was found, and write the page, and the CSV file if asked for."""
     answers = [Answers(sentence) for sentence in sentences]
+    # Of a video that failed now, a file of an earlier batch may lie there still.
+    failed = {row["video"] for _, row in iter_rows(options.output / FAILURES)}
 
     def rows() -> Iterator[dict[str, object]]:
         for name in videos:
+            if str(videos[name]) in failed:
+                continue
             for answer, timeline in zip(
                 answers, read_found(options, name, sentences), strict=False
             ):
@@ -94,10 +98,7 @@ def show_batch(options: Any, videos: Mapping[str, Path], sentences: Sequence[str
 
 
 def read_found(options: Any, name: str, sentences: Sequence[str]) -> list[Timeline]:
-    """What the file of a video holds: its shown windows for each sentence.
-
-    Nothing of a video that failed, of which an older file may tell of other sentences.
-    """
+    """What the file of a video holds: its shown windows for each sentence."""
     try:
         found = read_json(place(options.output, name))
         if [row["query"] for row in found["results"]] != list(sentences):

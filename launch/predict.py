@@ -7,8 +7,8 @@
         --encoder configs/extract/clip_b32.yaml
 
 The first form prints a table for each sentence. A folder of videos, or a .txt file that lists one
-video a line, runs as a batch: in --output one JSON file per video, and found.html, where each
-sentence was found; the same command goes on where an earlier one stopped.
+video a line, runs as a batch: in --output one JSON file per video, under its path from there, and
+found.html, where each sentence was found; the same command goes on where an earlier one stopped.
 """
 
 import json
@@ -191,7 +191,7 @@ def predict_one(grounder: "VideoGrounder", video: Path, sentences: list[str], op
         if grounding.warning:
             console.print(Text(f"this sentence is {grounding.warning}", style="yellow"))
     if options.json is not None:
-        text = json.dumps(to_json(video, found), ensure_ascii=False, indent=1)
+        text = json.dumps(to_json(video, found), ensure_ascii=False, indent=1, allow_nan=False)
         if quiet:
             print(text)
         else:

@@ -1,8 +1,7 @@
 """Ground the same sentences in many videos: resumable, one file per video, faults counted."""
 
-import hashlib
 import json
-from collections import Counter
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from data_pipeline.errors import InputError, told
 from data_pipeline.output import NotWritten, make_folder, write_text
-from data_pipeline.untrusted import read_json, read_text
+from data_pipeline.untrusted import read_json, read_text, reading, shown
 from data_pipeline.video.names import is_video
 from trainer.cli import terminal
 from trainer.metrics import ZERO_SHOT
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from trainer.inference.grounding import Grounding
     from trainer.inference.predict import VideoGrounder
 
+FAILURES = "failures.jsonl"
 FAILED = 1  # exit status of a batch in which some video could not be used
 
 
@@ -31,9 +31,9 @@ def is_batch(path: Path) -> bool:
 def find_videos(path: Path, recursive: bool = False) -> dict[str, Path]:
     """The videos that `path` stands for, by the names under which their results are kept.
 
-    A name is that of the file, with the subfolders of `path` that it lies in. Paths in a list are
-    relative to the list's folder. Raises InputError for a path that is not there or stands for no
-    video.
+    A name is the path from the folder, or from that of the list, which paths in a list are relative
+    to; of a video that lies elsewhere it is the whole path, so that no two share a name. Raises
+    InputError for a path that is not there or stands for no video.
     """
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
@@ -42,19 +42,24 @@ def find_videos(path: Path, recursive: bool = False) -> dict[str, Path]:
         found = [p for p in inside if is_video(p.name) and not p.is_dir()]
         videos = {str(p.relative_to(path)): p for p in found}
     elif is_batch(path):
-        listed = [path.parent / line for line in _lines(path)]
+        lines = _lines(path)
+        if odd := next((line for line in lines if "\0" in line), None):
+            raise InputError(f"{path}: {shown(odd)} holds a zero byte; give a video a line")
         # A line that begins with # is a comment, unless a video is called so.
+        listed = [path.parent / line for line in lines]
         found = [p for p in listed if not p.name.startswith("#") or p.exists()]
-        for name, count in Counter(video.name for video in found).items():
-            if count > 1:  # results are kept under the name
-                raise InputError(f"{path}: names {count} videos {name!r}; give each its own name")
-        videos = {p.name: p for p in found}
+        videos = {_name(path.parent, p): p for p in found}
     else:
         return {path.name: path}
     if not videos:
         deeper = "" if recursive or not path.is_dir() else "; --recursive looks into subfolders"
         raise InputError(f"{path}: holds no videos{deeper}")
     return videos
+
+
+def _name(root: Path, video: Path) -> str:
+    root, path = Path(os.path.abspath(root)), Path(os.path.abspath(video))
+    return str(path.relative_to(root if path.is_relative_to(root) else path.anchor))
 
 
 def read_queries(path: Path) -> list[str]:
@@ -80,13 +85,14 @@ def predict_batch(
 ) -> int:
     """Write `output/<name>.json` for each video; returns the exit status.
 
-    A video whose file was made by the same model for the same sentences is not done again. One
-    that cannot be used is recorded in `failures.jsonl`, and the rest goes on.
+    A video is not done again whose file was made by the same model for the same sentences, when it
+    had the size and the time of change that it has. One that cannot be used is recorded in
+    `FAILURES`, and the rest goes on.
     """
     make_folder(output)
-    weights = _identity(grounder, model)
-    made = {"model": str(model), "weights_sha256": weights}
-    todo = [name for name in videos if not _is_done(place(output, name), weights, sentences)]
+    made = {"model": str(model), **_identity(grounder, model)}
+    before = {name: _result(place(output, name)) for name in videos}
+    todo = [name for name in videos if not _is_of(before[name], videos[name], made, sentences)]
     console = terminal(stderr=True)
     failures: list[dict[str, str]] = []
     cut: dict[str, str] = {}
@@ -97,12 +103,16 @@ def predict_batch(
         for name in todo:
             video = videos[name]
             try:
+                version = _version(video)  # before it is read: what changes meanwhile is done again
                 found = grounder.predict(video, sentences)
                 cut |= {each.query: each.warning for each in found if each.warning}
-                write_text(
-                    place(output, name),
-                    json.dumps(made | to_json(video, found), ensure_ascii=False),
-                )
+                result = made | {"source": version} | to_json(video, found)
+                text = json.dumps(result, ensure_ascii=False, allow_nan=False)
+                write_text(place(output, name), text)
+                other = before[name].get("video", str(video))
+                if os.path.abspath(str(other)) != os.path.abspath(video):
+                    note = f"{place(output, name)}: was of {shown(other)}, is of {video} now"
+                    progress.console.print(note, style="yellow", soft_wrap=True)
             except Exception as error:  # one odd video does not cost the others
                 if isinstance(error, NotWritten) and error.lasts:
                     stopped = error
@@ -113,9 +123,7 @@ def predict_batch(
                 progress.console.print(f"skipped: {line}", style="yellow", soft_wrap=True)
             progress.advance(task)
     try:
-        write_text(
-            output / "failures.jsonl", "".join(json.dumps(failure) + "\n" for failure in failures)
-        )
+        write_text(output / FAILURES, "".join(json.dumps(failure) + "\n" for failure in failures))
     except NotWritten as error:
         stopped = stopped or error
     if stopped is not None:  # the disk: what is there is kept, and the same command goes on
@@ -134,14 +142,19 @@ def is_zero_shot(model: Path) -> bool:
     return str(model) == ZERO_SHOT
 
 
-def _identity(grounder: "VideoGrounder", model: Path) -> str:
-    """SHA-256 of what answers."""
-    from trainer.inference.pretrained import WEIGHTS, find_model
+def _identity(grounder: "VideoGrounder", model: Path) -> dict[str, str]:
+    """Hashes of what answers: of the weights, and of the configuration beside them."""
+    from trainer.inference.pretrained import CONFIG, WEIGHTS, find_model
     from trainer.inference.zero_shot import ZeroShotGrounder
+    from trainer.training.checkpoints import file_hash
 
     if isinstance(grounder, ZeroShotGrounder):
-        return grounder.identity()
-    return hashlib.sha256((find_model(model) / WEIGHTS).read_bytes()).hexdigest()
+        return {"weights_sha256": grounder.identity()}
+    folder = find_model(model)
+    return {
+        "weights_sha256": file_hash(folder / WEIGHTS),
+        "config_sha256": file_hash(folder / CONFIG),
+    }
 
 
 def to_json(video: Path, found: "Sequence[Grounding]") -> dict[str, Any]:
@@ -158,10 +171,27 @@ def place(output: Path, name: str) -> Path:
     return output / f"{name}.json"
 
 
-def _is_done(path: Path, weights: str, sentences: list[str]) -> bool:
+def _version(video: Path) -> dict[str, int]:
+    """By what a video of the same name is told to be another one; InputError if there is none."""
+    with reading(video):
+        status = video.stat()
+    return {"bytes": status.st_size, "changed_ns": status.st_mtime_ns}
+
+
+def _result(path: Path) -> dict[str, Any]:
+    """What an earlier batch left there; empty if that is nothing of ours."""
     try:
         found = read_json(path)
+    except InputError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_of(found: dict[str, Any], video: Path, made: dict[str, str], sentences: list[str]) -> bool:
+    """Whether a result is what would be made now."""
+    try:
         asked = [result["query"] for result in found["results"]]
-        return bool(found["weights_sha256"] == weights and asked == sentences)
-    except (InputError, KeyError, TypeError):  # absent, or not a file of ours: do it
+        same = all(found[key] == value for key, value in made.items() if key != "model")
+        return bool(same and asked == sentences and found["source"] == _version(video))
+    except (InputError, KeyError, TypeError):
         return False

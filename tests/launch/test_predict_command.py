@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import av
@@ -150,7 +151,8 @@ def test_batch_is_done_anew_for_another_model_or_other_sentences(
     grounder: FakeGrounder, batch: list[str], tmp_path: Path
 ) -> None:
     predict.main(batch)
-    for changed, text in (("model.safetensors", "others"), ("queries.txt", "a bird")):
+    changes = {"model.safetensors": "others", "config.yaml": "k: v", "queries.txt": "a bird"}
+    for changed, text in changes.items():
         (tmp_path / changed).write_text(text)
         grounder.seen.clear()
         predict.main(batch)
@@ -232,12 +234,93 @@ def test_threads_are_left_to_whom_needs_them(monkeypatch: pytest.MonkeyPatch) ->
         assert predict.spare_threads() == threads
 
 
-def test_list_of_videos_is_relative_to_itself(
+def test_list_of_videos_is_relative_to_itself_and_so_are_the_results(
     grounder: FakeGrounder, batch: list[str], tmp_path: Path
 ) -> None:
-    (tmp_path / "list.txt").write_text("videos/a.mp4\nvideos/gone.mp4\n")
+    (tmp_path / "list.txt").write_text("videos/a.mp4\n./videos/a.mp4\nvideos/b.mkv\n")
     assert predict.main([str(tmp_path / "list.txt"), *batch[1:]]) == 0
-    assert grounder.seen == ["a.mp4", "gone.mp4"]
+    assert grounder.seen == ["a.mp4", "b.mkv"]
+    assert (tmp_path / "found" / "videos" / "a.mp4.json").is_file()
+
+
+def results(folder: Path) -> dict[str, str]:
+    """The video that each result is of, by the result's name."""
+    return {
+        str(path.relative_to(folder)): json.loads(path.read_text())["video"]
+        for path in sorted(folder.rglob("*.json"))
+    }
+
+
+def test_videos_of_one_name_in_several_folders_have_an_answer_each(
+    grounder: FakeGrounder, batch: list[str], tmp_path: Path
+) -> None:
+    for folder in ("A", "B"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "IMG_1.mp4").write_text(folder)
+        (tmp_path / "list.txt").write_text(f"{folder}/IMG_1.mp4\n")
+        assert predict.main([str(tmp_path / "list.txt"), *batch[1:]]) == 0
+    (tmp_path / "list.txt").write_text(f"A/IMG_1.mp4\n{tmp_path}/B/IMG_1.mp4\n")
+    assert predict.main([str(tmp_path / "list.txt"), *batch[1:]]) == 0
+    assert len(grounder.seen) == 2
+    assert results(tmp_path / "found") == {
+        f"{folder}/IMG_1.mp4.json": str(tmp_path / folder / "IMG_1.mp4") for folder in "AB"
+    }
+
+
+def test_a_folder_with_other_videos_of_the_same_names_is_not_done_from_before(
+    grounder: FakeGrounder, batch: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("A", "B"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "IMG_1.mp4").write_text(f"the video of {folder}")
+        assert predict.main([str(tmp_path / folder), *batch[1:]]) == 0
+        assert "0 of them from before" in " ".join(capsys.readouterr().err.split())
+    assert results(tmp_path / "found") == {"IMG_1.mp4.json": str(tmp_path / "B" / "IMG_1.mp4")}
+
+
+def test_a_video_outside_of_the_folder_of_the_list_keeps_its_whole_path(
+    grounder: FakeGrounder, batch: list[str], tmp_path: Path
+) -> None:
+    lists, video = tmp_path / "lists", tmp_path / "videos" / "a.mp4"
+    lists.mkdir()
+    (lists / "list.txt").write_text("../videos/a.mp4\n")
+    assert predict.main([str(lists / "list.txt"), *batch[1:]]) == 0
+    assert (tmp_path / "found" / video.relative_to("/")).with_name("a.mp4.json").is_file()
+
+
+def test_a_video_that_changed_is_done_again(
+    grounder: FakeGrounder, batch: list[str], tmp_path: Path
+) -> None:
+    predict.main(batch)
+    video = tmp_path / "videos" / "a.mp4"
+    video.write_text("longer")
+    status = video.stat()
+    grounder.seen.clear()
+    predict.main(batch)
+    os.utime(video, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    predict.main(batch)
+    predict.main(batch)
+    assert grounder.seen == ["a.mp4", "broken.mp4", "a.mp4", "broken.mp4", "broken.mp4"]
+
+
+def test_a_video_that_is_gone_is_a_failure_even_if_it_was_there_before(
+    grounder: FakeGrounder, batch: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "list.txt").write_text("videos/a.mp4\nvideos/b.mkv\nnever.mp4\n")
+    command = [str(tmp_path / "list.txt"), *batch[1:]]
+    assert predict.main(command) == 1
+    (tmp_path / "videos" / "a.mp4").unlink()
+    capsys.readouterr()
+    assert predict.main(command) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 of 3 videos" in said
+    assert "1 of them from before; 2 skipped" in said
+    rows = [json.loads(row) for row in (tmp_path / "found" / "failures.jsonl").open()]
+    assert [Path(row["video"]).name for row in rows] == ["a.mp4", "never.mp4"]
+    assert all("No such file" in row["error"] for row in rows)
+    page = (tmp_path / "found" / "found.html").read_text()
+    assert "b.mkv" in page
+    assert "a.mp4" not in page  # whose file of the first batch is still there
 
 
 @pytest.mark.parametrize(
@@ -251,6 +334,7 @@ def test_list_of_videos_is_relative_to_itself(
         (["{folder}", "a dog"], "name a folder with --output"),
         (["{folder}", "a dog", "--output", "x", "--plot", "p.png"], "for a single video"),
         (["{film}", "a dog", "--queries", "{folder}/none.txt"], "none.txt: cannot be read"),
+        (["{folder}/nul.txt", "a dog", "--output", "x"], "holds a zero byte"),
         (["{film}", "a dog", "--modle", "x"], "did you mean 'model'"),
         (["{film}", "a dog", "--model", "{folder}/none"], "none: no such folder"),
     ],
@@ -258,6 +342,7 @@ def test_list_of_videos_is_relative_to_itself(
 def test_bad_input_is_one_line_and_status_2(
     arguments: list[str], fault: str, film: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (film.parent / "nul.txt").write_text("a\0b.mp4\n")
     given = [argument.format(film=film, folder=film.parent) for argument in arguments]
     assert predict.main(given) == 2
     message = capsys.readouterr().err

@@ -7,11 +7,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_pipeline.annotations import Annotation
+from data_pipeline.errors import InputError
 from data_pipeline.rows import HIGHLIGHT_CLIP
 from model.interface import Prediction
 from model.spans import to_edges
 
 Floats = NDArray[np.float64]
+
+NOT_FINITE = "the answer is not finite: the model's weights, or these features, are damaged"
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ def decode(
     """Predictions in seconds.
 
     `span` (B,) is the number of seconds by which the targets were normalised; `durations` cuts what
-    lies beyond the video's end.
+    lies beyond the video's end. Raises InputError where a value is not finite.
     """
     edges = to_edges(prediction.spans[-1].detach().float()) * span.view(-1, 1, 1)
     scores = prediction.scores().detach().float()
@@ -45,7 +48,10 @@ def decode(
     windows = np.take_along_axis(windows, best_first[..., None], axis=1)
     saliency = prediction.saliency.detach().float().cpu().double().numpy()
     lengths = video_mask.sum(1).cpu().numpy()
-    return Decoded(windows, [row[:length] for row, length in zip(saliency, lengths, strict=True)])
+    decoded = Decoded(windows, [row[:n] for row, n in zip(saliency, lengths, strict=True)])
+    if not all(np.isfinite(values).all() for values in (host, ranked, *decoded.saliency)):
+        raise InputError(NOT_FINITE)
+    return decoded
 
 
 def highlight_scores(saliency: Floats, clip_length: float, duration: float) -> list[float]:

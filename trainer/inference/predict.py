@@ -22,7 +22,7 @@ from data_pipeline.output import write_text
 from data_pipeline.untrusted import read_text
 from model.interface import GroundingModel
 from trainer.cli import dump_config
-from trainer.inference.decode import decode
+from trainer.inference.decode import NOT_FINITE, decode
 from trainer.inference.encoded import load_video, save_video
 from trainer.inference.grounding import Grounding, Groundings
 from trainer.inference.long_video import Stretch, merge_saliency, merge_windows, stretch_starts
@@ -112,7 +112,7 @@ class VideoGrounder(ABC):
 
         Every video and every sentence is encoded once. Of each sentence the windows whose score is
         at least `threshold` are returned, the best `top` of them. A list of videos gives a list.
-        Raises InputError for an empty sentence and as `encode`.
+        Raises InputError for an empty sentence, for an answer that is not finite, and as `encode`.
         """
         sentences = [queries] if isinstance(queries, str) else list(queries)
         for number, sentence in enumerate(sentences, start=1):
@@ -128,10 +128,13 @@ class VideoGrounder(ABC):
                 return Groundings((), name)
             features = one if isinstance(one, VideoFeatures) else self.encode(one)
             found = [
-                self._ground(sentence, text, features).best(top, threshold)
+                self._ground(sentence, text, features)
                 for sentence, text in zip(sentences, texts, strict=True)
             ]
-            return Groundings(found, name)
+            for each in found:
+                if not (np.isfinite(each.windows).all() and np.isfinite(each.saliency).all()):
+                    raise InputError(NOT_FINITE)
+            return Groundings([each.best(top, threshold) for each in found], name)
 
         return [ground(one) for one in video] if isinstance(video, list) else ground(video)
 

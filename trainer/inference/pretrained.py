@@ -1,5 +1,6 @@
 """What prediction needs of a trained model: a folder with model.safetensors and config.yaml."""
 
+import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,24 @@ from model.interface import GroundingModel
 from model.kinds import build
 from trainer.cli import load_config
 from trainer.config import PostprocessConfig
-from trainer.training.checkpoints import load_weights
+from trainer.training.checkpoints import file_hash, load_weights, stored_types
+
+LOG = logging.getLogger(__name__)
 
 WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
+
+
+@dataclass(frozen=True)
+class Seal:
+    """By what exported weights are known again.
+
+    Attributes:
+        sha256: of the file; empty in models of earlier versions
+        dtypes: types of the weights, by the names of safetensors
+    """
+
+    sha256: str = ""
+    dtypes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -28,6 +44,7 @@ class Export:
         max_clips: longest video seen in training; longer ones are taken in overlapping stretches
         features: how the training features were made, by the hash of every weight
         provenance: what else is told of the run
+        seal: by what the weights are known again; it is written with them
     """
 
     model: ModelConfig
@@ -36,6 +53,7 @@ class Export:
     postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
     max_clips: int = 75
     provenance: dict[str, Any] = field(default_factory=dict)
+    seal: Seal = field(default_factory=Seal)
 
     def __post_init__(self) -> None:
         if self.max_clips < 1:
@@ -100,14 +118,41 @@ def find_model(folder: Path) -> Path:
     )
 
 
+def check_seal(folder: Path, export: Export) -> None:
+    """Raise InputError unless the weights in `folder` are those that `export` was written with.
+
+    Those of a model without a seal, as earlier versions wrote it, are taken with a warning.
+    """
+    weights = folder / WEIGHTS
+    if not export.seal.sha256:
+        LOG.warning(
+            "%s: was exported before models were sealed, so that damage would not be noticed; "
+            "Grounder.save_pretrained seals it",
+            weights,
+        )
+        return
+    types, expected = stored_types(weights), list(export.seal.dtypes)
+    if types != expected:
+        raise InputError(
+            f"{weights}: holds weights of {', '.join(types)} and not of {', '.join(expected)} as "
+            f"{CONFIG} beside it says; copy both anew from the run that made them"
+        )
+    if file_hash(weights) != export.seal.sha256:
+        raise InputError(
+            f"{weights}: is not what {CONFIG} beside it was written with: damaged, or of another "
+            "export; copy both anew from the run that made them"
+        )
+
+
 def load_pretrained(folder: Path) -> tuple[GroundingModel, Export]:
     """The model in evaluation mode, and its configuration.
 
-    Raises InputError for missing files, a configuration that cannot be read, and weights of another
-    model.
+    Raises InputError for missing files, a configuration that cannot be read, and weights that are
+    another model's, were altered, or are not finite.
     """
     folder = find_model(folder)
     export = load_config(Export, folder / CONFIG)
+    check_seal(folder, export)
     # Which kernel trained the weights says nothing about the machine that uses them.
     model = build(export.model.portable())
     load_weights(folder / WEIGHTS, model)

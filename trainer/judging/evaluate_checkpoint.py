@@ -21,7 +21,7 @@ from model.config import ModelConfig
 from model.kinds import build
 from trainer.cli import load_config, terminal
 from trainer.config import Config
-from trainer.inference.pretrained import CONFIG, WEIGHTS, Export, find_model
+from trainer.inference.pretrained import CONFIG, WEIGHTS, Export, check_seal, find_model
 from trainer.judging import baselines
 from trainer.judging.evaluation import Rows, predict_split, score, withheld, write_predictions
 from trainer.judging.results import coverage, print_result, write_result
@@ -88,11 +88,17 @@ def evaluate_checkpoint(config: Config, checkpoint: Path, dump: bool) -> None:
 
 
 def find_weights(folder: Path) -> tuple[Path, Export | None]:
-    """The weights in `folder`, and, where it is no checkpoint, what was exported with them."""
+    """The weights in `folder`, and, where it is no checkpoint, what was exported with them.
+
+    Raises InputError where they are not as they were written.
+    """
     if (folder / checkpoints.STATE).is_file():
+        checkpoints.verify(folder)
         return folder / checkpoints.WEIGHTS, None
     exported = find_model(folder)
-    return exported / WEIGHTS, load_config(Export, exported / CONFIG)
+    export = load_config(Export, exported / CONFIG)
+    check_seal(exported, export)
+    return exported / WEIGHTS, export
 
 
 def check_same_model(path: Path, trained: ModelConfig, asked: ModelConfig) -> None:

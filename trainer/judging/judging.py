@@ -5,6 +5,8 @@ from rich.console import Console
 
 from data_pipeline.annotations import Annotation
 from data_pipeline.stream.stream import PairStream
+from trainer.cli import load_config
+from trainer.inference.pretrained import CONFIG, WEIGHTS, Export, check_seal
 from trainer.judging import baselines
 from trainer.judging.evaluation import (
     Rows,
@@ -65,7 +67,9 @@ def finish(run: Run, console: Console) -> None:
         if run.accelerator.is_main_process:
             export(config, data.train.features, run.judge)
     run.accelerator.wait_for_everyone()
-    checkpoints.load_weights(folder / "model" / "model.safetensors", run.judge)
+    exported = folder / "model"
+    check_seal(exported, load_config(Export, exported / CONFIG))
+    checkpoints.load_weights(exported / WEIGHTS, run.judge)
     if data.report is None:
         return
     rows, annotations = predict(run, data.report)

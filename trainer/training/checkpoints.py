@@ -21,13 +21,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from data_pipeline.errors import InputError
 from data_pipeline.output import NotWritten, fault, write_tensors, write_text
 from data_pipeline.storage import Location, remove_temporary
-from data_pipeline.untrusted import plain_name, read_json, reading
+from data_pipeline.untrusted import parse_yaml, plain_name, read_json, reading
+from trainer.cli import to_yaml
 from trainer.config import CheckpointConfig
 from trainer.training.sharding import Learner, Tensors
 
@@ -133,7 +136,7 @@ class Checkpoints:
             write_tensors(temporary / STATES, states)
             (temporary / STATE).write_text(json.dumps(dataclasses.asdict(state), indent=2))
             (temporary / CONFIG).write_text(self._resolved)
-            hashes = {path.name: _hash(path) for path in sorted(temporary.iterdir())}
+            hashes = {path.name: file_hash(path) for path in sorted(temporary.iterdir())}
             (temporary / SEAL).write_text(json.dumps(hashes, indent=2))
             shutil.rmtree(target, ignore_errors=True)  # damaged, or training would have begun there
             temporary.rename(target)
@@ -183,7 +186,7 @@ def verify(path: Path) -> None:
         raise InputError(f"{path}: not a complete checkpoint ({SEAL} is no list of its files)")
     for name, expected in hashes.items():
         plain_name(name, "a file", path / SEAL)
-        if not (path / name).is_file() or _hash(path / name) != expected:
+        if not (path / name).is_file() or file_hash(path / name) != expected:
             raise InputError(f"{path / name}: missing or damaged since it was written")
 
 
@@ -195,7 +198,8 @@ def read(path: Path) -> Checkpoint:
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Load safetensors into `model`; InputError in one line if they are another model's."""
+    """Load safetensors into `model`; InputError in one line if they are another model's, of other
+    types, or not finite."""
     with reading(path, "is it a safetensors file?"):
         weights = load_file(path)
     expected = model.state_dict()
@@ -213,16 +217,38 @@ def load_weights(path: Path, model: nn.Module) -> None:
                 f"config asks for {tuple(expected[name].shape)}; use the config that was saved "
                 f"beside it"
             )
+        if weight.dtype != expected[name].dtype:
+            raise InputError(
+                f"{path}: {name!r} is of {weight.dtype} and not of {expected[name].dtype}: altered "
+                "since it was written; copy the file anew"
+            )
+        if not torch.isfinite(weight).all():
+            raise InputError(
+                f"{path}: {name!r} holds values that are not finite, and so would every answer; "
+                "take another checkpoint or export"
+            )
     model.load_state_dict(weights)
 
 
 def export(folder: Path, model: nn.Module, config: str) -> None:
     """Write `model.safetensors` and `config.yaml`, the pair that prediction needs.
 
-    The weights come last: a folder with weights has its configuration.
+    The configuration gets a `seal`: the SHA-256 of the weights' file and their types. The weights
+    come last: a folder with weights has its configuration.
     """
-    write_text(folder / "config.yaml", config)
-    write_tensors(folder / "model.safetensors", _weights(model))
+
+    def seal(written: Path) -> None:
+        sealed = parse_yaml(config, "the configuration")
+        sealed["seal"] = {"sha256": file_hash(written), "dtypes": stored_types(written)}
+        write_text(folder / "config.yaml", to_yaml(sealed))
+
+    write_tensors(folder / "model.safetensors", _weights(model), before=seal)
+
+
+def stored_types(path: Path) -> list[str]:
+    """The types of the tensors in a safetensors file, by its own names, sorted: `[F32]`."""
+    with reading(path, "is it a safetensors file?"), safe_open(path, "pt") as file:
+        return sorted({file.get_slice(name).get_dtype() for name in file.keys()})  # noqa: SIM118
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
@@ -233,7 +259,8 @@ def _all(folder: Path) -> list[Path]:
     return sorted(folder.glob("step_*"))
 
 
-def _hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,6 +1,8 @@
 """Prediction is the model that was trained, on videos of any length, or one clear line."""
 
+import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
+from safetensors.torch import load_file, save_file
 
 from data_pipeline.annotations import Annotation
 from data_pipeline.errors import InputError
@@ -15,7 +19,7 @@ from data_pipeline.extraction.encoding import SentenceFeatures, VideoFeatures
 from data_pipeline.features.shards import Provenance
 from model.config import SDSTConfig
 from model.sdst.sdst import SDST
-from trainer.cli import dump_config
+from trainer.cli import dump_config, load_config
 from trainer.inference import predict
 from trainer.inference.decode import decode
 from trainer.inference.postprocess import postprocess
@@ -334,3 +338,104 @@ def test_a_damaged_file_of_an_encoded_video_is_one_line(
     path.write_bytes(alter(path.read_bytes()))
     with pytest.raises(InputError, match=r"v.safetensors: .*encode the video again"):
         grounder.load(path)
+
+
+def weights_of(run: Path) -> Path:
+    return run / "model" / "model.safetensors"
+
+
+def alter(path: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Change the weights of a model, as somebody does who has a library for it."""
+    weights = load_file(path)
+    edit(weights)
+    save_file(weights, path)
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def relabel(path: Path) -> None:
+    """Say of float32 weights that they are whole numbers of as many bits."""
+    path.write_bytes(path.read_bytes().replace(b'"F32"', b'"I32"'))
+
+
+def unseal(run: Path) -> None:
+    """The configuration as earlier versions wrote it."""
+    path = run / "model" / "config.yaml"
+    values = yaml.safe_load(path.read_text())
+    del values["seal"]
+    path.write_text(yaml.safe_dump(values))
+
+
+def test_an_export_is_sealed_by_the_hash_and_the_types_of_its_weights(run: Path) -> None:
+    seal = load_config(Export, run / "model" / "config.yaml").seal
+    assert seal.sha256 == hashlib.sha256(weights_of(run).read_bytes()).hexdigest()
+    assert seal.dtypes == ("F32",)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (flip_a_bit, "is not what config.yaml beside it was written with"),
+        (relabel, "holds weights of I32 and not of F32"),
+        (lambda path: alter(path, lambda w: w.update({k: v.half() for k, v in w.items()})), "F16"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-4]), "safetensors"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_export_are_refused(
+    run: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    damage(weights_of(run))
+    with pytest.raises(InputError, match=rf"model\.safetensors: .*{message}"):
+        Grounder.from_pretrained(run, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda w: next(iter(w.values())).fill_(float("nan")), "values that are not finite"),
+        (lambda w: next(iter(w.values())).view(-1)[-1:].fill_(float("-inf")), "not finite"),
+        (
+            lambda w: w.update({k: v.view(torch.int32) for k, v in w.items()}),
+            "not of torch.float32",
+        ),
+    ],
+)
+def test_weights_that_cannot_answer_are_refused_without_a_seal_too(
+    run: Path, edit: Callable[[dict[str, torch.Tensor]], object], message: str
+) -> None:
+    unseal(run)
+    alter(weights_of(run), edit)
+    with pytest.raises(InputError, match=rf"model\.safetensors: .*{message}"):
+        Grounder.from_pretrained(run, "cpu")
+
+
+def test_a_model_of_an_earlier_version_answers_with_one_warning(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    unseal(run)
+    old = Grounder.from_pretrained(run, "cpu")
+    assert [record.message.count("before models were sealed") for record in caplog.records] == [1]
+    caplog.clear()
+    sealed = Grounder.from_pretrained(old.save_pretrained(run / "copy"), "cpu")
+    assert not caplog.records
+    assert sealed.predict("20.mp4", "a dog")[0].windows == old.predict("20.mp4", "a dog")[0].windows
+
+
+@pytest.mark.parametrize("name", ["20.mp4", "90.mp4"])
+def test_an_answer_that_is_not_finite_does_not_leave(grounder: Grounder, name: str) -> None:
+    with torch.no_grad():
+        for parameter in grounder.model.parameters():
+            parameter.fill_(float("nan"))
+    with pytest.raises(InputError, match="the answer is not finite"):
+        grounder.predict(name, "a dog")
+
+
+def test_features_that_are_not_finite_give_no_answer(grounder: Grounder) -> None:
+    video = grounder.encode("20.mp4")
+    video.features[3] = np.inf
+    with pytest.raises(InputError, match="the answer is not finite"):
+        grounder.predict(video, "a dog")

@@ -235,3 +235,17 @@ def test_a_run_is_evaluated_by_the_configuration_that_lies_in_it(
     assert main([*given, "--data.selection", "null"]) == 0
     scored = sorted(path.parent.name for path in (run / "evaluation").rglob("metrics.json"))
     assert scored == ["test"]
+
+
+def test_a_checkpoint_that_was_altered_is_not_evaluated(command, data, tiny_run, tmp_path, capsys):
+    flags = tiny_run | {"runs": tmp_path / "runs", "name": "short", "epochs": 1}
+    assert main([f"--{key}={value}" for key, value in flags.items()]) == 0
+    path = sorted((tmp_path / "runs" / "short" / "checkpoints").glob("step_*"))[-1]
+    changes = {"model.points": None, "data.eval_batch_size": 8, "checkpoint": path}
+    assert main(command(**changes)) == 0
+    weights = bytearray((path / "weights.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (path / "weights.safetensors").write_bytes(weights)
+    capsys.readouterr()
+    assert main(command(**changes)) == 2
+    assert "weights.safetensors: missing or damaged since it was written" in capsys.readouterr().err
