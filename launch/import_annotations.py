@@ -15,6 +15,7 @@ from data_pipeline.annotations import Annotation, write_annotations
 from data_pipeline.checking import check_rows
 from data_pipeline.errors import InputError
 from data_pipeline.mending import EMPTY, PAST_END, REVERSED, TWICE, Taken
+from data_pipeline.output import check_file
 from data_pipeline.published import FORMATS, Options, take
 from trainer.cli import command, make_parser, parse, terminal
 
@@ -55,6 +56,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return check(given.file, given.tokens)
     if given.out is None:
         raise InputError("--out is missing: name the file of the rows, or --check them")
+    check_file(given.out)
     taken = take(given.file, given.format, Options(given.durations, given.split, given.first_qid))
     write_annotations(given.out, taken.rows)
     tell(given.out, taken)

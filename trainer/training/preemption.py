@@ -8,9 +8,10 @@ asked for before the step and looked at after it, so that nobody waits for it.
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator
-from multiprocessing import forkserver
+from multiprocessing import forkserver, util
 from types import FrameType, TracebackType
 from typing import TypeVar
 
@@ -18,11 +19,36 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 
+from data_pipeline.errors import InputError
+
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped by SIGTERM; run again to go on
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it: stopped by Ctrl-C
 STATUS = {signal.SIGTERM: EXIT_PREEMPTED, signal.SIGINT: EXIT_INTERRUPTED}
 
+LONGEST_FOLDER = 70
+"""Bytes of a temporary folder whose path leaves enough for the names of workers' sockets."""
+
 Item = TypeVar("Item")
+
+
+def keep_sockets_short() -> None:
+    """Have the workers' sockets in a folder whose path leaves enough of the 107 bytes for them.
+
+    Temporary folders of schedulers and of CI may not. Raises InputError where there is no other.
+    """
+    named = tempfile.gettempdir()
+    if len(os.fsencode(named)) <= LONGEST_FOLDER:
+        return
+    try:
+        tempfile.tempdir = "/tmp"
+        util.get_temp_dir()  # made now, and remembered; it goes with this process
+    except OSError as error:
+        raise InputError(
+            f"TMPDIR={named}: too long a path for the sockets of the loader's workers, and /tmp "
+            f"cannot be used ({error.strerror}); set TMPDIR to a shorter one, or data.workers to 0"
+        ) from error
+    finally:
+        tempfile.tempdir = named
 
 
 class Stopped(Exception):
@@ -51,6 +77,7 @@ class StopSignals:
             # A signal to the whole process group must leave the loader its workers, and the server
             # that they are forked from: what is ignored when a program starts, it ignores.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            keep_sockets_short()
             forkserver.ensure_running()
         for number in STATUS:
             signal.signal(number, self._note)

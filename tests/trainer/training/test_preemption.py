@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -59,3 +62,34 @@ def test_the_signals_are_handled_as_before_afterwards():
     with StopSignals(ALONE, grace=30, workers=True):
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+PROGRAM = """
+import tempfile
+from multiprocessing import get_context, util
+from trainer.training.preemption import keep_sockets_short
+
+keep_sockets_short()
+worker = get_context("forkserver").Process(target=print, args=("worked",), kwargs={"flush": True})
+worker.start()
+worker.join()
+print(util.get_temp_dir(), tempfile.gettempdir())
+"""
+
+
+@pytest.mark.parametrize("letters", [1, 100])
+def test_a_long_temporary_folder_is_no_hindrance_to_workers(tmp_path, letters):
+    folder = tmp_path / ("x" * letters)
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env=os.environ | {"TMPDIR": str(folder), "PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    worked, sockets, temporary = done.stdout.split()
+    assert worked == "worked"
+    assert temporary == str(folder)
+    assert sockets.startswith("/tmp/pymp-" if len(str(folder)) > 70 else str(folder))
+    assert not Path(sockets).exists()
