@@ -56,13 +56,18 @@ def main(args: list[str] | None = None) -> None:
     check_folder(given.output)
     store = Store()
     runs, baseline, notes = gather(given, store)
-    comparison = compare(runs, baseline, notes)
-    show(comparison, terminal())
-    page = write_comparison_page(comparison, given.output / "comparison.html")
-    paths = [page, *write_tables(comparison, given.output)]
-    print("\n".join(map(str, paths)))
+    paths = publish(compare(runs, baseline, notes), given.output)
     if given.log_to:
         store.log(store.find(given.log_to), paths, ARTIFACTS)
+
+
+def publish(comparison: Comparison, folder: Path) -> list[Path]:
+    """Print the comparison and write its page and tables into `folder`; returns their paths."""
+    show(comparison, terminal())
+    page = write_comparison_page(comparison, folder / "comparison.html")
+    paths = [page, *write_tables(comparison, folder)]
+    print("\n".join(map(str, paths)))
+    return paths
 
 
 # Which runs
@@ -133,7 +138,8 @@ def show(comparison: Comparison, console: Console) -> None:
     console.print(table)
     if any(f.difference for group in groups for f in group.figures.values()):
         table = _table(
-            f"difference to {comparison.baseline.name}; bold: clear of zero",
+            f"difference to {comparison.baseline.name}; bold: clear of zero"
+            + "".join(f"\n{caveat}" for caveat in comparison.caveats),
             ("", *comparison.metrics),
             right=True,
         )

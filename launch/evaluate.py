@@ -31,6 +31,7 @@ from trainer.metrics.bootstrap import (
     Difference,
     Interval,
     differences,
+    few_videos,
     intervals,
 )
 from trainer.tracking.tracking import flatten
@@ -146,7 +147,7 @@ def _print(
     table = Table(
         title=f"{evaluation.dataset}: {predictions} on {truth}",
         caption=f"{len(evaluation.qids)} queries, {len(set(evaluation.vids))} videos; percent with "
-        f"{LEVEL:.0%} bootstrap intervals over videos",
+        f"{LEVEL:.0%} bootstrap intervals over videos{_caveats(evaluation, other)}",
         box=box.SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",
@@ -173,6 +174,15 @@ def _print(
         return
     for name, value in flatten(origin).items():
         console.print(f"{name}: {value}", soft_wrap=True)
+
+
+def _caveats(evaluation: Evaluation, other: Evaluation | None) -> str:
+    """What a reader must know of the intervals."""
+    few = few_videos(evaluation)
+    lines = [few] if few else []
+    if other is not None:
+        lines.append("bold: clear of zero, for these two files: other seeds are not in it")
+    return "".join(f"\n{line}" for line in lines)
 
 
 def _span(interval: Interval, form: str = ".2f") -> str:

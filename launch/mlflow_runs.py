@@ -3,7 +3,8 @@
 import logging
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,7 +13,8 @@ from urllib.parse import unquote, urlparse
 
 from data_pipeline.errors import InputError
 from trainer.comparison.runs import FILES
-from trainer.tracking.outages import check_active, told
+from trainer.tracking.delivery import safe
+from trainer.tracking.outages import told
 from trainer.tracking.tracking import redact, store_uri
 
 Answer = TypeVar("Answer")
@@ -65,16 +67,29 @@ class Store:
             raise InputError(f"no experiment {name!r} in {redact(store_uri())}; it has {names}")
         return self._search(filter_string, experiment.experiment_id)
 
-    def create(self, experiment: str, name: str) -> str:
+    def create(self, experiment: str, name: str, parameters: Mapping[str, str]) -> str:
         """The id of a new run in an experiment, which is made if it is not there."""
 
         def create() -> str:
+            from mlflow.entities import Param
+
             found = self._client.get_experiment_by_name(experiment)
-            check_active(found)
             owner = found.experiment_id if found else self._client.create_experiment(experiment)
-            return str(self._client.create_run(owner, run_name=name).info.run_id)
+            run_id = str(self._client.create_run(owner, run_name=name).info.run_id)
+            given = [Param(safe(key), value[:500]) for key, value in parameters.items()]
+            self._client.log_batch(run_id, params=given)
+            return run_id
 
         return str(self._ask(create))
+
+    def describe(self, run_id: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+        """Add tags and figures to a run."""
+        from mlflow.entities import Metric, RunTag
+
+        now = int(1000 * time.time())
+        said = [RunTag(key, value) for key, value in tags.items()]
+        measured = [Metric(safe(key), value, now, 0) for key, value in metrics.items()]
+        self._ask(lambda: self._client.log_batch(run_id, metrics=measured, tags=said))
 
     def end(self, run_id: str, status: str) -> None:
         """Say that a run is FINISHED or FAILED."""

@@ -23,11 +23,16 @@ from data_pipeline.untrusted import read_json, reading
 from launch import compare
 from launch.mlflow_runs import Store
 from launch.sweep_plan import Plan, Trial, parse_grid, parse_setting, read_plan, trials
+from launch.sweep_progress import SweepProgress
 from trainer.cli import command, make_parser, parse, parse_config, terminal
+from trainer.comparison.compare import Group
+from trainer.comparison.compare import compare as compare_runs
+from trainer.comparison.runs import read_run
 from trainer.config import Config
 
 TRAINER = Path(__file__).resolve().parent.parent / "trainer" / "main.py"
 TRIALS_FAILED = 1
+LOOK = 1.0  # seconds between two looks at how far the trials are
 PARENT_DIES = 1  # PR_SET_PDEATHSIG of prctl(2)
 CONSOLE = terminal()
 
@@ -62,19 +67,48 @@ def main(args: list[str] | None = None) -> int:
     parent = open_parent(plan, folder) if configs[0].tracking.mlflow else None
     from data_pipeline.extraction.ray_session import ray_session
 
+    epochs = {config.name: config.epochs for config in configs}
     with ray_session():
-        failed = train_all(flags, folder, parent, given)
+        failed = train_all(flags, epochs, folder, parent, given)
     finished = [folder / name for name in flags if is_finished(folder / name)]
-    if finished:
-        log = ["--log-to", parent] if parent else []
-        output = folder / "comparison"
-        compare.main([*map(str, finished), "--output", str(output), *log])
-    if parent:
-        Store().end(parent, "FAILED" if failed else "FINISHED")
+    try:
+        if finished:
+            conclude(finished, folder / "comparison", parent)
+    finally:
+        if parent:
+            Store().end(parent, "FAILED" if failed else "FINISHED")
     for name, reason in failed.items():
         CONSOLE.print(f"failed: {name}: {reason}", style="bold red", soft_wrap=True)
     CONSOLE.print(f"{len(finished)} of {len(flags)} trials are finished", highlight=False)
     return TRIALS_FAILED if failed else 0
+
+
+def conclude(finished: list[Path], output: Path, parent: str | None) -> None:
+    """Compare the finished trials, name the best one, and keep both with the sweep's MLflow run."""
+    runs = [read_run(folder, folder.name, str(folder)) for folder in finished]
+    comparison = compare_runs(runs, runs[0])
+    paths = compare.publish(comparison, output)
+    metric = comparison.metrics[0]
+    best = max(comparison.groups, key=lambda group: group.figures[metric].value)
+    CONSOLE.print(f"best: {in_figures(best, metric, comparison.caveats)}", soft_wrap=True)
+    if parent:
+        store = Store()
+        store.log(store.find(parent), paths, compare.ARTIFACTS)
+        store.describe(
+            parent,
+            {"best_trial": best.name, "mlflow.note.content": f"Best: {in_figures(best, metric)}."},
+            {f"best/{name}": figure.value for name, figure in best.figures.items()},
+        )
+
+
+def in_figures(group: Group, metric: str, caveats: tuple[str, ...] = ()) -> str:
+    """A group's name and its figure, with the interval."""
+    figure = group.figures[metric]
+    seeds = f" × {len(group.runs)}" if len(group.runs) > 1 else ""
+    text = f"{group.name}{seeds}, {metric} {figure.value:.2f}"
+    if figure.interval is not None:
+        text += f" [{figure.interval.low:.1f}, {figure.interval.high:.1f}]"
+    return text + "".join(f" ({caveat})" for caveat in caveats)
 
 
 def make_plan(given: Any) -> Plan:
@@ -109,15 +143,30 @@ def open_parent(plan: Plan, folder: Path) -> str:
     if state.is_file():
         with reading(state, "remove it: the sweep then gets a new run in MLflow"):
             return str(read_json(state)["mlflow_run"])
-    parent = Store().create(plan.name, plan.name)
+    parent = Store().create(plan.name, plan.name, described(plan))
     write_text(state, json.dumps({"mlflow_run": parent}))
     return parent
 
 
+def described(plan: Plan) -> dict[str, str]:
+    """The plan as parameters of the sweep's MLflow run."""
+    varied = {f"grid.{key}": ", ".join(map(str, values)) for key, values in plan.grid.items()}
+    varied |= {f"variants.{name}": str(settings) for name, settings in plan.variants.items()}
+    samples = {} if plan.samples is None else {"samples": str(plan.samples)}
+    return {"config": str(plan.config), "seeds": str(plan.seeds), **samples, **varied}
+
+
 def train_all(
-    flags: dict[str, list[str]], folder: Path, parent: str | None, given: Any
+    flags: dict[str, list[str]],
+    epochs: dict[str, int],
+    folder: Path,
+    parent: str | None,
+    given: Any,
 ) -> dict[str, str]:
-    """Run every trial that is not finished; name -> reason of those that failed."""
+    """Run every trial that is not finished, for its `epochs`, and show how far each is.
+
+    Returns name -> reason of those that failed.
+    """
     environment = dict(os.environ) | {"OMP_NUM_THREADS": str(max(1, int(given.cpus)))}
     if parent:
         environment["MLFLOW_PARENT_RUN_ID"] = parent
@@ -133,20 +182,21 @@ def train_all(
         make_folder(log.parent)
         running[remote.remote(line, environment, os.getcwd(), str(log))] = (name, log)
     failed: dict[str, str] = {}
-    while running:
-        [done], _ = ray.wait(list(running))
-        name, log = running.pop(done)
-        try:
-            status = ray.get(done)
-        except ray.exceptions.RayTaskError as error:
-            failed[name] = told(error.cause)
-            continue
-        except ray.exceptions.RayError as error:  # its worker or its machine was lost
-            failed[name] = str(error).partition("\n")[0]
-            continue
-        if status:
-            failed[name] = f"status {status}, {_last_line(log)} ({log})"
-        CONSOLE.print(f"{'failed' if status else 'trained'}: {name}", highlight=False)
+    with SweepProgress(CONSOLE, folder, epochs) as progress:
+        while running:
+            ended, _ = ray.wait(list(running), timeout=LOOK)
+            progress.look(name for name, _ in running.values())
+            for done in ended:
+                name, log = running.pop(done)
+                try:
+                    status = ray.get(done)
+                    if status:
+                        failed[name] = f"status {status}, {_last_line(log)} ({log})"
+                except ray.exceptions.RayTaskError as error:
+                    failed[name] = told(error.cause)
+                except ray.exceptions.RayError as error:  # its worker or its machine was lost
+                    failed[name] = str(error).partition("\n")[0]
+                progress.end(name, "failed" if name in failed else "trained")
     return failed
 
 

@@ -112,6 +112,26 @@ def test_a_clear_difference_is_shown_with_its_interval_and_what_was_changed(
     assert row["pairs per second"] == "50.0"
 
 
+@pytest.mark.parametrize(
+    ("videos", "seeds", "told"),
+    [(40, 1, ["one seed each"]), (12, 2, ["only 12 videos"]), (40, 2, [])],
+)
+def test_few_videos_or_one_seed_are_told_beside_what_is_clear_of_zero(
+    compare, tmp_path, capsys, videos, seeds, told
+):
+    asked = ANNOTATIONS[:videos]
+    for name, found in (("weak", every_fourth), ("strong", all_but_eighth)):
+        for seed in range(seeds):
+            folder = tmp_path / f"{name}-s{seed}"
+            make_run(folder, found, seed=seed, annotations=asked, kind=name)
+    assert compare(*sorted(tmp_path.glob("weak-*")), *sorted(tmp_path.glob("strong-*"))) == 0
+    pages = [(tmp_path / "out" / f"comparison.{suffix}").read_text() for suffix in ("html", "md")]
+    for text in (" ".join(capsys.readouterr().out.split()), *pages):
+        assert "zero" in text
+        found = [caveat for caveat in ("one seed", "only 12 videos") if caveat in text]
+        assert found == [caveat for caveat in ("one seed", "only 12 videos") if caveat in str(told)]
+
+
 def test_the_paired_interval_agrees_with_the_bootstrap_of_the_evaluation_command(compare, tmp_path):
     from trainer.metrics.bootstrap import differences
     from trainer.metrics.storage import read_evaluation

@@ -45,6 +45,7 @@ def test_a_table_shows_every_headline_with_its_interval(files, capsys):
         assert name in shown
     assert "95% interval" in shown
     assert "12 queries, 12 videos" in shown
+    assert "only 12 videos" in shown
 
 
 def test_provenance_is_printed_a_line_for_each_part(files, capsys):

@@ -1,6 +1,7 @@
 """A sweep trains what is planned, outlives failures, and goes on where it was."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -109,11 +110,14 @@ def test_a_sweep_outlives_a_failed_trial_and_goes_on_where_it_was(
     }
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("launch.sweep_progress.LINES_EVERY", 0.0)
     command = [str(tmp_path / "plan.yaml"), "--runs", str(tmp_path / "runs")]
     assert main(command) == 1
     shown = capsys.readouterr().out
     assert f"failed: broken-s0: status 2, error: {tmp_path}/later/manifest.json: not found" in shown
     assert "1 of 2 trials are finished" in shown
+    assert re.search(r"best: good-s0, R1@0.5 [\d.]+ \[[\d.]+, [\d.]+\]", shown)
+    assert re.search(r"good-s0: epoch [\d.]+ of 1, loss", shown)
     folder = tmp_path / "runs" / "small"
     assert (folder / "comparison" / "comparison.html").is_file()
 
@@ -121,7 +125,13 @@ def test_a_sweep_outlives_a_failed_trial_and_goes_on_where_it_was(
     owner = store.get_experiment_by_name("small").experiment_id
     [child] = store.search_runs([owner], f"tags.`mlflow.parentRunId` = '{parent}'")
     assert child.info.run_name == "good-s0"
-    assert store.get_run(parent).info.status == "FAILED"
+    described = store.get_run(parent)
+    assert described.info.status == "FAILED"
+    assert described.data.params["variants.good"] == "{'model.queries': 5}"
+    assert described.data.params["seeds"] == "1"
+    assert described.data.tags["best_trial"] == "good-s0"
+    assert described.data.metrics["best/R1_at_0.5"] >= 0
+    assert described.data.tags["mlflow.note.content"].startswith("Best: good-s0, R1@0.5")
 
     made = (folder / "good-s0" / "metrics.json").stat().st_mtime_ns
     make_features(tmp_path / "later", videos=4, seed=3)

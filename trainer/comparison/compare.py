@@ -11,7 +11,7 @@ import numpy as np
 from data_pipeline.errors import InputError
 from trainer.comparison.runs import COSTS, FinishedRun
 from trainer.metrics import HEADLINES, ZERO_SHOT, not_beaten
-from trainer.metrics.bootstrap import Difference, Interval, interval, resample
+from trainer.metrics.bootstrap import Difference, Interval, few_videos, interval, resample
 from trainer.metrics.ragged import Floats
 
 
@@ -64,6 +64,21 @@ class Comparison:
     shared: dict[str, str]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """Why differences are less sure than their intervals tell; none where nothing speaks so."""
+        compared = [g for g in self.groups if any(f.difference for f in g.figures.values())]
+        if not compared:
+            return ()
+        groups = [self.baseline, *compared]
+        answered = self.baseline.runs[0].evaluation
+        few = few_videos(answered) if answered else ""
+        single = any(len(group.runs) == 1 for group in groups)
+        seeds = "one seed each: what another seed would change is not in the intervals"
+        some = "one seed of some: what another seed would change is not in their intervals"
+        every = all(len(group.runs) == 1 for group in groups)
+        return (*filter(None, [few]), *([seeds if every else some] if single else ()))
 
     @property
     def baseline(self) -> Group:

@@ -151,5 +151,6 @@ def _caption(comparison: Comparison) -> str:
     )
     return (
         f"Percent, {LEVEL:.0%} bootstrap intervals; bold: the paired difference to "
-        f"{comparison.baseline.name} is clear of zero. {measured}."
+        f"{comparison.baseline.name} is clear of zero"
+        f"{''.join(f' ({caveat})' for caveat in comparison.caveats)}. {measured}."
     )

@@ -18,6 +18,9 @@ from trainer.metrics.ragged import Floats
 RESAMPLES = 2000
 LEVEL = 0.95
 
+FEW = 30
+"""Videos below which percentile intervals are known to be too narrow."""
+
 _BLOCK = 1 << 21
 """Draws made at once: bounds the memory, whatever the number of videos."""
 
@@ -40,6 +43,12 @@ class Difference:
     def clear(self) -> bool:
         """Whether the interval leaves out zero."""
         return self.interval.low > 0 or self.interval.high < 0
+
+
+def few_videos(evaluation: Evaluation) -> str:
+    """That there are too few videos to trust the intervals; empty where there are enough."""
+    videos = len(set(evaluation.vids))
+    return f"only {videos} videos: intervals are too narrow below {FEW}" if videos < FEW else ""
 
 
 def intervals(evaluation: Evaluation, seed: int = 0) -> dict[str, Interval]:
