@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_pipeline.errors import InputError, told
+from data_pipeline.output import NotWritten
 from data_pipeline.untrusted import iter_rows, reading
 from data_pipeline.video.video import VideoFile
 from trainer.cli import load_config
@@ -112,7 +113,6 @@ class Video:
         clip = self.folder / ".clips" / f"{start:.3f}-{end:.3f}.mp4"
         with self._cutting:
             if not clip.is_file():
-                clip.parent.mkdir(exist_ok=True)
                 with _named(self.path):
                     cut(self.path, start, end, clip, codecs=PLAYABLE)
                 by_age = sorted(clip.parent.iterdir(), key=lambda path: path.stat().st_mtime)
@@ -200,6 +200,8 @@ def _named(path: Path) -> Iterator[None]:
     """Errors that call a file by its name: where it lies is nobody's business."""
     try:
         yield
+    except NotWritten as error:
+        raise InputError(f"{path.name}: there is no room for it on the server") from error
     except InputError as error:
         raise InputError(str(error).replace(str(path), path.name)) from error
     except Exception as error:  # whatever an odd video trips

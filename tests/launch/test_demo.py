@@ -1,6 +1,7 @@
 """The demo page: what it answers, what it keeps and for how long, what it refuses."""
 
 import asyncio
+import contextlib
 import json
 import socket
 from pathlib import Path
@@ -160,6 +161,18 @@ def test_seconds_that_a_video_does_not_have_are_not_cut(
 ) -> None:
     with pytest.raises(InputError, match="has no seconds"):
         upload(videos, film(tmp_path / "film.mp4")).clip(*seconds)
+
+
+def test_a_full_disk_is_said_of_the_video_and_shows_no_folder(
+    small_disk: Path, fill: Any, tmp_path: Path
+) -> None:
+    kept = Videos(small_disk, most=2, keep=60)
+    video = upload(kept, film(tmp_path / "film.mp4"))
+    with contextlib.suppress(OSError), open(fill(), "ab") as filler:
+        filler.write(bytes(9000))
+    with pytest.raises(InputError) as caught:
+        video.clip(0.0, 2.0)
+    assert str(caught.value) == "film.mp4: there is no room for it on the server"
 
 
 def test_a_video_keeps_a_bounded_number_of_clips(

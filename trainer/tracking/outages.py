@@ -57,6 +57,10 @@ def fault_of(error: Exception) -> Fault:
     uri = redact(store_uri())
     if isinstance(error, Refused):
         return Fault(redact(f"MLflow at {uri}: {error}"), outage=not error.lasts)
+    if isinstance(error, InputError):  # a file of the run's own
+        return Fault(str(error), outage=True)
+    if isinstance(error, OSError) and error.filename:
+        return Fault(f"{error.filename}: {error.strerror}", outage=True)
     said = " ".join(redact(str(error)).split())[:SHOWN] or type(error).__name__
     if "must be in the 'active' state" in said:
         return Fault(f"MLflow at {uri}: {said} Restore it there", outage=False)

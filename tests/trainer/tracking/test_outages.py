@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from data_pipeline.errors import InputError
 from launch import track
 from trainer.config import TrackingConfig
 from trainer.tracking import delivery
@@ -262,6 +263,16 @@ def test_what_answers_and_refuses_is_no_outage(run, monkeypatch, answering, code
     fault = fault_at(folder, monkeypatch, f"http://{answering}")
     assert says in fault.line
     assert fault.outage is outage
+
+
+def test_a_file_of_the_runs_own_is_not_blamed_on_the_server(run, store, monkeypatch):
+    folder, _ = run
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example:5000")
+    fault = fault_of(InputError("run/mlflow_run: cannot be written: No space left on device"))
+    assert fault.line == "run/mlflow_run: cannot be written: No space left on device"
+    fault = fault_of(PermissionError(13, "Permission denied", str(folder / "metrics.jsonl")))
+    assert fault.line == f"{folder / 'metrics.jsonl'}: Permission denied"
 
 
 def test_what_mlflow_itself_refuses_is_not_the_proxys(run, monkeypatch, answering):
