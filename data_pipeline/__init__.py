@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from data_pipeline.features.shards import FeatureSet
+    from data_pipeline.stream.dataset import PairDataset
     from data_pipeline.stream.stream import PairStream
 
-__all__ = ["FeatureSet", "PairStream"]
+__all__ = ["FeatureSet", "PairDataset", "PairStream"]
 
 _HOMES = {
     "FeatureSet": "data_pipeline.features.shards",
+    "PairDataset": "data_pipeline.stream.dataset",
     "PairStream": "data_pipeline.stream.stream",
 }
 

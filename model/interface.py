@@ -92,6 +92,41 @@ class Objective(nn.Module):
         raise NotImplementedError
 
 
+def check_features(
+    config: ModelConfig, video: Tensor, video_mask: Tensor, text: Tensor, text_mask: Tensor
+) -> None:
+    """Raise ValueError, which names the argument, for what is no batch of a model's features."""
+    for name, mask, features, letter, width in (
+        ("video", video_mask, video, "L", config.video_width),
+        ("text", text_mask, text, "T", config.text_width),
+    ):
+        if features.ndim != 4 or not features.is_floating_point():
+            raise ValueError(
+                f"{name} is {_said(features)}, expected floats (B, {letter}, K, D{name[0]}); "
+                "a single one is batch[None]"
+            )
+        if features.shape[3] != width:
+            raise ValueError(
+                f"{name} is {_said(features)}, but the model's {name}_width is {width}"
+            )
+        if mask.dtype != torch.bool:
+            raise ValueError(
+                f"{name}_mask is {_said(mask)}, expected booleans (B, {letter}), True where there "
+                f"is something; convert it with {name}_mask.bool()"
+            )
+        if mask.shape != features.shape[:2]:
+            raise ValueError(
+                f"{name}_mask is {_said(mask)}, but {name} {_said(features)}: "
+                f"(B, {letter}) must be the same"
+            )
+    if len(video) != len(text):
+        raise ValueError(f"video has {len(video)} rows and text {len(text)}; give a pair in each")
+
+
+def _said(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"
+
+
 def stored_layers(layers: tuple[int, ...], video_layers: int, text_layers: int) -> list[int]:
     """`layers` as indices from the front of the features' K layers.
 

@@ -12,6 +12,7 @@ reads it; `FeatureSet` reads single samples at their offsets. Nothing here unpic
 """
 
 import dataclasses
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -227,6 +228,20 @@ class FeatureSet:
                 wanted += max(counts[number]["queries"], sum(len(entry.queries) for entry in kept))
         self.faults += once.faults
         self.left_out = max(wanted, totals["queries"]) - self.pairs
+
+    def __len__(self) -> int:
+        """Number of videos."""
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        """As `read`; negative ones count from the last."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        return self.read(index)
+
+    def __iter__(self) -> Iterator[Sample]:
+        """The samples as they are stored, each read when it is asked for."""
+        return map(self.read, range(len(self)))
 
     def read(self, index: int) -> Sample:
         """Sample `index` of the set, by one read of its bytes.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from model.config.detr import MomentDETRConfig
 from model.detr.decoders import AnchorDecoder, EmbeddingDecoder
 from model.detr.encoders import JointEncoder, QueryDependentEncoder
-from model.interface import GroundingModel, Prediction, stored_layers
+from model.interface import GroundingModel, Prediction, check_features, stored_layers
 from model.layers.attention import check_backend
 from model.layers.blocks import FullPrecision
 from model.layers.inputs import clip_endpoints
@@ -64,6 +64,7 @@ class DETR(GroundingModel):
         other_text_mask: Tensor | None = None,
     ) -> Prediction:
         """See `GroundingModel`. Negatives are looked at in training only."""
+        check_features(self.config, video, video_mask, text, text_mask)
         (layer,) = stored_layers(self.config.layers, video.shape[2], text.shape[2])
         frames = video[:, :, layer]  # (B, L, Dv)
         if self.config.endpoints:

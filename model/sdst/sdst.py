@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import SDSTConfig
-from model.interface import GroundingModel, Prediction, stored_layers
+from model.interface import GroundingModel, Prediction, check_features, stored_layers
 from model.layers.attention import check_backend
 from model.layers.deformable import check_kernel
 from model.layers.inputs import AttentionPooling, InputProjection, clip_endpoints, sinusoids
@@ -56,8 +56,10 @@ class SDST(GroundingModel):
     ) -> Prediction:
         """video (B, L, K, Dv) and text (B, T, K, Dt) of any float type, masks (B, L) and (B, T).
 
-        Raises ValueError where `layers` asks for more than the K layers the features hold.
+        Raises ValueError, which names the argument, for other ranks and types, and where `layers`
+        asks for more than the K layers the features hold.
         """
+        check_features(self.config, video, video_mask, text, text_mask)
         stored = stored_layers(self.config.layers, video.shape[2], text.shape[2])
         distinct = list(dict.fromkeys(stored))  # U layers, in the order of first use
         uses = [distinct.index(layer) for layer in stored]  # step -> index into them

@@ -50,14 +50,9 @@ def load_video(path: Path, encoder: Provenance, shape: tuple[int, int]) -> Video
         if about.get("format") != FORMAT or "features" not in arrays:
             raise InputError(f"{path}: is no encoded video; {ENCODE}")
         told = {name: parse_json(about[name], path) for name in ("duration", "clip_length")}
-        made_with = parse_json(about["made_with"], path)
-        here = parse_json(json.dumps(asdict(encoder)), path)
-        differing = [name for name in here if made_with.get(name) != here[name]]
-        differing = [name for name in differing if name not in ("version", "batch", "threads")]
-        if differing:
-            raise InputError(
-                f"{path}: was encoded with another {differing[0].replace('_', ' ')}; {ENCODE}"
-            )
+        made_with = Provenance.from_json(parse_json(about["made_with"], path))
+        if differing := encoder.differences(made_with):
+            raise InputError(f"{path}: was encoded by other encoders ({differing[0]}); {ENCODE}")
         features, joint = arrays["features"], arrays.get("joint")
         duration, length = float(told["duration"]), float(told["clip_length"])
         if not (0 < duration < math.inf and 0 < length < math.inf):

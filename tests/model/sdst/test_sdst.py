@@ -302,3 +302,28 @@ def test_the_published_size_is_met_within_five_percent():
 def test_impossible_configurations_name_the_field_and_the_mend(changes, message):
     with pytest.raises(ValueError, match=message):
         SDSTConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda b: {"video": b.video[0]}, r"video is \(9, 2, 12\) of float32, expected floats"),
+        (lambda b: {"text": b.text.long()}, r"text is \(2, 5, 2, 10\) of int64, expected floats"),
+        (lambda b: {"video": b.video[..., :5]}, r"but the model's video_width is 12"),
+        (lambda b: {"video_mask": b.video_mask.float()}, r"video_mask is \(2, 9\) of float32, exp"),
+        (lambda b: {"text_mask": b.text_mask.int()}, r"text_mask is \(2, 5\) of int32, expected"),
+        (lambda b: {"text_mask": b.text_mask[:, :2]}, r"text_mask is \(2, 2\) of bool, but text"),
+        (lambda b: {"video_mask": b.video_mask[0]}, r"video_mask is \(9,\) of bool, but video"),
+        (
+            lambda b: {"text": b.text[:1], "text_mask": b.text_mask[:1]},
+            "video has 2 rows and text 1",
+        ),
+    ],
+)
+def test_what_is_no_batch_is_refused_by_its_name(small_model, inputs, change, message):
+    batch = inputs([9, 4], [3, 5])
+    model = small_model().eval()
+    given = dict(zip(("video", "video_mask", "text", "text_mask"), batch, strict=True))
+    model(**given)
+    with pytest.raises(ValueError, match=message):
+        model(**given | change(batch))

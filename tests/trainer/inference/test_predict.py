@@ -315,7 +315,9 @@ def test_an_encoded_video_is_kept_in_a_file(grounder: Grounder, tmp_path: Path) 
 def test_an_encoded_video_of_other_encoders_is_refused(grounder: Grounder, tmp_path: Path) -> None:
     path = grounder.save(grounder.encode("20.mp4"), tmp_path / "v.safetensors")
     grounder.encoder.provenance = replace(PROVENANCE, video_weights="zz")  # type: ignore[misc]
-    with pytest.raises(InputError, match=r"v.safetensors: was encoded with another video weights"):
+    with pytest.raises(
+        InputError, match=r"v.safetensors: was encoded by other encoders \(video_weights: zz"
+    ):
         grounder.load(path)
 
 
