@@ -86,7 +86,7 @@ class JobConfig:
     """A job that makes a feature set.
 
     Attributes:
-        annotations: annotation rows of the split, JSONL
+        annotations: annotation rows of the split, JSONL; extraction without any takes all videos
         output: folder of the feature set, or its URL in an object store
         split: its name, for the records; default: the name of the output folder
         sharding: which videos share a shard
@@ -95,7 +95,7 @@ class JobConfig:
         retry_failed: make shards with failed videos again
     """
 
-    annotations: Path
+    annotations: Path | None = None
     output: str | Path
     split: str | None = None
     sharding: ShardingConfig = field(default_factory=ShardingConfig)
@@ -115,7 +115,11 @@ class ExtractionConfig(JobConfig):
     """Extraction from videos; a worker is an encoder with decoders of its own.
 
     Attributes:
-        videos: folder of the videos, named by their ids, or its URL in an object store
+        videos: folder of the videos, named by their ids, or its URL in an object store; without
+            annotations, an archive: a folder with those below it, a prefix in a store, or a .txt
+            file with one path or URL a line, of videos and of tars of videos (WebDataset's layout)
+        captions: take a sample's .txt in a tar as a sentence about all of the video
+        drop_removed: leave out of the features what is in the archive no more
         encoder: what features are made of
         gpus: GPUs of one encoder, 0.5 puts two on one
         decoders: actors that decode for one encoder; default: one without a GPU, else a fair part
@@ -126,6 +130,8 @@ class ExtractionConfig(JobConfig):
     """
 
     videos: str | Path
+    captions: bool = False
+    drop_removed: bool = False
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     gpus: float = 0.0
     decoders: int | None = None
@@ -252,6 +258,7 @@ class ImportConfig(JobConfig):
         frames_per_clip: frames that the video encoder saw of a clip; 0 if that is not known
     """
 
+    annotations: Path
     preset: str | None = None
     features: Path | None = None
     video_dir: Path | None = None

@@ -95,6 +95,16 @@ class Location:
                 return sorted(os.listdir(self.local))
             return sorted(Location(p).name for p in self._store.ls(self._text, detail=False))
 
+    def walk(self) -> Iterator[tuple[str, str]]:
+        """Names of all files below this folder of a store, and a text that changes with each."""
+        with self._faults("listed"):
+            found = self._store.find(self._text, detail=True)
+        top = self._store._strip_protocol(self._text).rstrip("/") + "/"
+        for path, info in found.items():
+            tag = info.get("ETag") or info.get("mtime") or info.get("LastModified") or ""
+            if path.startswith(top) and info.get("type", "file") == "file":
+                yield path.removeprefix(top), f"{info.get('size')} {tag}"
+
     def read_bytes(self) -> bytes:
         """The whole file."""
         with self._faults("read"):

@@ -47,9 +47,10 @@ def run_job(
     Status 1 if too many videos failed, or if the Ray cluster was lost on the way.
     """
     signal.signal(signal.SIGTERM, _stop)
-    odd = doubts(read_annotations(config.annotations)) + misnamed_windows(config.annotations)
-    for line in odd:
-        CONSOLE.print(f"warning: {line}", style="yellow")
+    if config.annotations is not None:
+        odd = doubts(read_annotations(config.annotations)) + misnamed_windows(config.annotations)
+        for line in odd:
+            CONSOLE.print(f"warning: {line}", style="yellow")
     display = Display()
     from data_pipeline.extraction.job import Progress
 
@@ -83,17 +84,18 @@ class Display:
         self._printed = time.monotonic()
 
     def __call__(self, progress: "Progress") -> None:
-        finished = progress.done == progress.videos
+        total = None if progress.open_ended else progress.videos
+        finished = progress.done == total
         if CONSOLE.is_terminal:
             self._bar.start()
             self._bar.update(
-                self._task, total=progress.videos, completed=progress.done, rates=rates(progress)
+                self._task, total=total, completed=progress.done, rates=rates(progress)
             )
             if finished:
                 self._bar.stop()
         elif finished or time.monotonic() - self._printed > PLAIN_INTERVAL:
             self._printed = time.monotonic()
-            CONSOLE.print(f"{progress.done}/{progress.videos} videos {rates(progress)}")
+            CONSOLE.print(f"{progress.done}/{total or '?'} videos {rates(progress)}")
 
 
 def rates(progress: "Progress") -> str:
@@ -111,7 +113,7 @@ def rates(progress: "Progress") -> str:
         f"decode {busy.decode / total:.0%} encode {busy.encode / total:.0%} "
         f"write {busy.write / total:.0%}",
         f"encoders busy {progress.utilisation:.0%}",
-        f"{progress.seconds_left:.0f} s left",
+        "" if progress.open_ended else f"{progress.seconds_left:.0f} s left",
         f"{progress.failed} failed" if progress.failed else "",
     ]
     return ", ".join(part for part in parts if part)
@@ -134,6 +136,10 @@ def tell(summary: "Summary", config: JobConfig) -> None:
             + (f"; {Location(config.output) / 'lengths.jsonl'} has all" if "…" in named else ""),
             style="yellow",
         )
+    for what, names in summary.noted.items():
+        more = f" … and {len(names) - CAUSES_SHOWN} more" if len(names) > CAUSES_SHOWN else ""
+        line = f"{len(names)} {what}: {', '.join(names[:CAUSES_SHOWN])}{more}"
+        CONSOLE.print(line, style="yellow")
     if summary.sentences_cut:
         CONSOLE.print(
             f"{summary.sentences_cut} of {summary.queries} sentences are longer than the encoder "

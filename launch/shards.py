@@ -1,4 +1,9 @@
-"""Look into a set of feature shards, in a folder or at a URL: `verify`, `stats` or `ls`."""
+"""Look into a set of feature shards, in a folder or at a URL: `verify`, `stats` or `ls`.
+
+`annotate` joins the sentences of a file of rows to the stored videos that they speak of:
+
+    python -m launch.shards annotate features/archive rows.jsonl
+"""
 
 import sys
 from collections import Counter
@@ -8,9 +13,12 @@ from typing import Literal
 
 from rich.table import Table
 
-from data_pipeline.features.shards import FeatureSet
+from data_pipeline.config import EncoderConfig
+from data_pipeline.errors import InputError
+from data_pipeline.features.shards import FeatureSet, Provenance
 from data_pipeline.features.verify import read_failures, verify
-from trainer.cli import command, make_parser, parse, terminal
+from data_pipeline.storage import Location
+from trainer.cli import command, load_section, make_parser, parse, terminal
 
 EXIT_FAULTS = 1
 CONSOLE = terminal(soft_wrap=True)
@@ -18,14 +26,27 @@ CONSOLE = terminal(soft_wrap=True)
 
 @command
 def main(args: Sequence[str] | None = None) -> int:
-    """Status 1 if `verify` finds a fault."""
+    """Status 1 if `verify` finds a fault, or rows to join speak of videos that are not stored."""
     parser = make_parser(__doc__)
-    parser.add_argument("action", type=Literal["verify", "stats", "ls"], help="what to do")
+    parser.add_argument(
+        "action", type=Literal["verify", "stats", "ls", "annotate"], help="what to do"
+    )
     parser.add_argument("folder", type=str, help="folder or URL of manifest.json")
+    parser.add_argument("rows", nargs="?", type=Path | None, help="for annotate: rows to join")
+    parser.add_argument(
+        "--encoder",
+        type=Path | None,
+        help="for annotate: YAML file whose section 'encoder' is the one that made the set; "
+        "default: what the set says, with weights from packages or the hub",
+    )
     parser.add_argument(
         "--annotations", type=Path | None, help="for verify: rows that must be covered"
     )
     values = parse(parser, args)
+    if values.action == "annotate":
+        return join(values.folder, values.rows, values.encoder)
+    if values.rows is not None:
+        raise InputError(f"{values.rows}: rows are for annotate; verify takes --annotations")
     if values.action == "verify":
         return check(values.folder, values.annotations)
     features = FeatureSet(values.folder)
@@ -34,6 +55,37 @@ def main(args: Sequence[str] | None = None) -> int:
     else:
         list_samples(features)
     return 0
+
+
+def join(folder: str, rows: Path | None, settings: Path | None) -> int:
+    """Join rows to a set and print what became of them."""
+    if rows is None:
+        raise InputError("annotate: name a file of rows, one JSON object a line")
+    from data_pipeline.extraction.annotating import annotate
+    from data_pipeline.extraction.encoding import FeatureEncoder
+    from trainer.inference.pretrained import encoder_of
+
+    def encoder(provenance: Provenance) -> FeatureEncoder:
+        if settings is not None:
+            return FeatureEncoder(load_section(EncoderConfig, settings, "encoder"))
+        return FeatureEncoder(encoder_of(provenance))
+
+    done = annotate(folder, rows, encoder, lambda name: CONSOLE.print(f"shard {name} written"))
+    CONSOLE.print(
+        f"{folder}: {done.joined} sentences joined, {done.unchanged} were there, in {done.shards} "
+        "shards"
+    )
+    if done.missing:
+        names = ", ".join(dict.fromkeys(done.missing[:5]))
+        line = f"{len(done.missing)} rows speak of videos that are not stored: {names}"
+        CONSOLE.print(f"{line}{', …' if len(done.missing) > 5 else ''}", style="yellow")
+    if done.unread:
+        CONSOLE.print(
+            f"{done.unread} sentences are longer than the encoder reads: their ends make no "
+            f"difference; {Location(folder) / 'unread.jsonl'} names them",
+            style="yellow",
+        )
+    return EXIT_FAULTS if done.missing else 0
 
 
 def check(folder: str, annotations: Path | None) -> int:

@@ -7,6 +7,7 @@ import ray
 
 from data_pipeline.config import ExtractionConfig
 from data_pipeline.errors import InputError
+from data_pipeline.extraction.archive import ArchivePlan
 from data_pipeline.extraction.decoder import Decoding
 from data_pipeline.extraction.encoding import FeatureEncoder
 from data_pipeline.extraction.job import Progress, Summary, make_shards
@@ -23,8 +24,13 @@ def extract(
     Raises InputError for bad inputs and for an output folder that holds another set,
     ClusterLostError if Ray is gone before the end.
     """
-    if not Location(config.videos).is_dir():
+    plan: ArchivePlan | None = None
+    if config.annotations is None:
+        plan = ArchivePlan(config)
+    elif not Location(config.videos).is_dir():
         raise InputError(f"{config.videos}: no such folder of videos")
+    elif config.captions or config.drop_removed:
+        raise InputError("captions and drop_removed are for archives, without annotations")
     encoder = FeatureEncoder(config.encoder)
     decoding = Decoding(
         videos=config.videos,
@@ -43,6 +49,7 @@ def extract(
         lambda: _workers(config, decoding),
         report,
         encoder.joint_width,
+        plan,
     )
 
 
@@ -63,5 +70,8 @@ def _workers(config: ExtractionConfig, decoding: Decoding) -> Workers:
         room = max(1, cpus)
         size = min(config.workers or room, room)
         decoders, decoder_cpus = config.decoders or 1, 0.0
-    arguments = (config.encoder, decoding, decoders, decoder_cpus, config.output)
+    arguments = (
+        *(config.encoder, decoding, decoders, decoder_cpus, config.output),
+        config.captions,
+    )
     return Workers(Extractor, arguments, size, gpus=config.gpus, encode_text=True)

@@ -13,11 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_pipeline.annotations import read_annotations
 from data_pipeline.config import JobConfig
 from data_pipeline.errors import InputError
 from data_pipeline.extraction.job_folder import JobFolder
-from data_pipeline.extraction.plan import PlannedShard, plan_shards
+from data_pipeline.extraction.plan import AnnotatedPlan, Plan, PlannedShard
 from data_pipeline.extraction.pool import Seconds, SentencesDone, VideoDone, WorkerPool, Workers
 from data_pipeline.extraction.ray_cluster import Watch
 from data_pipeline.extraction.ray_session import ray_session
@@ -32,7 +31,9 @@ class Progress:
     """How far this run is. `seconds` since a worker was ready, `busy` summed over workers."""
 
     videos: int
-    """Videos to do in this run."""
+    """Videos to do in this run, as far as they are known."""
+    open_ended: bool = False
+    """Whether tars are among the work, which tell how many videos they hold at their ends."""
     done: int = 0
     clips: int = 0
     failed: int = 0
@@ -104,6 +105,8 @@ class Summary:
     """More videos failed than the threshold allows."""
     counted: dict[str, int] = field(default_factory=dict)
     """What was done to the stored videos that their users should know of, and how often."""
+    noted: dict[str, list[str]] = field(default_factory=dict)
+    """What else is to be told of the videos, and the names of those that it is true of."""
 
 
 def make_shards(
@@ -113,55 +116,52 @@ def make_shards(
     workers: Callable[[], Workers],
     report: Callable[[Progress], None],
     joint_width: int | None = None,
+    plan: Plan | None = None,
 ) -> Summary:
     """Make what is missing of a feature set; `report` is called about once a second.
 
     `source` is where the videos come from, for messages, `joint_width` that of the vectors in a
-    space that the encoders share. `workers` is asked once Ray is running and
-    there is something to do. Raises InputError for bad inputs and for an output folder that holds
-    another set, ClusterLostError if Ray is gone before the end.
+    space that the encoders share, `plan` what goes where, by default by the annotations. `workers`
+    is asked once Ray is running and there is something to do. Raises InputError for bad inputs and
+    for an output folder that holds another set, ClusterLostError if Ray is gone before the end.
     """
     began = time.perf_counter()
-    annotations = read_annotations(config.annotations)
-    shards = plan_shards(annotations, config.sharding, provenance.clip_length)
-    rows: dict[str, Any] = {
-        "name": config.annotations.name,
-        "sha256": Location(config.annotations).sha256(),
-        "videos": sum(len(shard.videos) for shard in shards),
-        "queries": len(annotations),
-    }
+    plan = plan or AnnotatedPlan(config, provenance.clip_length)
     output = Location(config.output)
     split = config.split or output.name
-    plan: dict[str, Any] = {
-        "split": split,
-        "annotations": rows["sha256"],
-        "sharding": dataclasses.asdict(config.sharding),
-    }
+    identity = {"split": split} | plan.identity
     if joint_width is not None:
-        plan["joint"] = joint_width
+        identity["joint"] = joint_width
     folder = JobFolder(output, config.retry_failed)
     with folder.held():
-        folder.claim(plan, provenance)
+        folder.claim(identity, provenance)
+        shards = plan.shards()
         todo = folder.missing(shards)
-        progress = Progress(videos=sum(len(shard.videos) for shard in todo))
+        progress = Progress(
+            videos=sum(len(shard.videos) for shard in todo),
+            open_ended=any(shard.tar is not None for shard in todo),
+        )
         if todo:
             start = time.perf_counter()
             with ray_session(config.workers) as watch:
                 _run(folder, start, workers(), watch, todo, shards, progress, report)
         indexes = [read_json(output / f"{shard.name}.json") for shard in shards]
-        folder.write_failures(indexes)
+        current = overcome_left_out(indexes)
+        folder.write_failures(current)
         if not any(index["samples"] for index in indexes):
-            cause = indexes[0]["failures"][0]["cause"]
-            raise InputError(f"{source}: none of the videos can be used; the first: {cause}")
+            causes = [failure["cause"] for index in current for failure in index["failures"]]
+            first = f"; the first: {causes[0]}" if causes else ": there are none"
+            raise InputError(f"{source}: none of the videos can be used{first}")
         lengths = _lengths_differ(shards, indexes, provenance.clip_length)
         folder.write_lengths(lengths)
+        rows = plan.rows(current)
         manifest = write_manifest(output, split, provenance, rows, indexes)
         totals = manifest["totals"]
         summary = Summary(
             split=split,
             videos=rows["videos"],
             stored=totals["videos"],
-            failures=dict(Counter(f["kind"] for index in indexes for f in index["failures"])),
+            failures=dict(Counter(f["kind"] for index in current for f in index["failures"])),
             queries=totals["queries"],
             clips=totals["clips"],
             bytes=totals["bytes"],
@@ -181,10 +181,21 @@ def make_shards(
             encode_seconds=progress.busy.encode,
             write_seconds=progress.busy.write,
             encoder_utilisation=progress.utilisation,
-            failed=totals["failures"] > config.threshold * rows["videos"],
+            failed=sum(len(index["failures"]) for index in current)
+            > config.threshold * rows["videos"],
+            noted=plan.noted(),
         )
         write_json(output / "summary.json", dataclasses.asdict(summary))
     return summary
+
+
+def overcome_left_out(indexes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The indexes without failures of videos that a later shard holds."""
+    stored = {sample["vid"] for index in indexes for sample in index["samples"]}
+    return [
+        index | {"failures": [each for each in index["failures"] if each["vid"] not in stored]}
+        for index in indexes
+    ]
 
 
 def _run(
@@ -222,6 +233,7 @@ def _run(
             if now - reported > 1:
                 report(progress)
                 reported = now
+    progress.videos, progress.open_ended = progress.done, False
     report(progress)
 
 
@@ -237,7 +249,10 @@ def _lengths_differ(
 ) -> list[dict[str, Any]]:
     """Rows {"vid", "annotated", "stored"}: seconds by the annotations, and in stored clips."""
     annotated = {
-        video.vid: video.annotations[0].duration for shard in shards for video in shard.videos
+        video.vid: video.annotations[0].duration
+        for shard in shards
+        for video in shard.videos
+        if video.annotations
     }
     return [
         {
@@ -247,7 +262,8 @@ def _lengths_differ(
         }
         for index in indexes
         for sample in index["samples"]
-        if abs(sample["clips"] - clip_count(annotated[sample["vid"]], clip_length)) > 1
+        if sample["vid"] in annotated
+        and abs(sample["clips"] - clip_count(annotated[sample["vid"]], clip_length)) > 1
     ]
 
 

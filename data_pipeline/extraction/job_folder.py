@@ -12,6 +12,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.extraction.plan import SENTENCES, PlannedSentences, PlannedShard, plan_sentences
 from data_pipeline.extraction.pool import Task
 from data_pipeline.extraction.sentences import folder_of
+from data_pipeline.features.rewriting import finish_rewriting
 from data_pipeline.features.shards import FORMAT, Provenance, read_json
 from data_pipeline.features.writing import write_json, write_text
 from data_pipeline.output import open_beside_others
@@ -37,6 +38,8 @@ class JobFolder:
         """
         self._output.mkdir()
         if self._output.local is None:
+            if self._output.is_dir():
+                finish_rewriting(self._output)
             yield
             return
         with open_beside_others(self._output.local / ".lock") as file:
@@ -47,6 +50,7 @@ class JobFolder:
                     f"{self._output}: another job that writes into it is running"
                 ) from error
             self._remove_temporary()
+            finish_rewriting(self._output)
             try:
                 yield
             finally:  # the workers are gone by now

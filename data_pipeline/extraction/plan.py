@@ -1,33 +1,43 @@
 """Which video goes in which shard, decided from the annotations alone before the work begins?"""
 
+import dataclasses
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from data_pipeline.annotations import Annotation
-from data_pipeline.config import ShardingConfig
+from data_pipeline.annotations import Annotation, read_annotations
+from data_pipeline.config import JobConfig, ShardingConfig
+from data_pipeline.storage import Location
 from data_pipeline.video.video import clip_count
 
 
 @dataclass(frozen=True)
 class PlannedVideo:
-    """A video and the rows that speak of it, in the order of the annotation file."""
+    """A video and the rows that speak of it, in the order of the annotation file.
+
+    `path` is where it lies, if that does not follow from its id.
+    """
 
     vid: str
     annotations: tuple[Annotation, ...]
+    path: str | None = None
 
 
 @dataclass(frozen=True)
 class PlannedShard:
     """A shard's name and its videos, in the order in which they are stored.
 
-    `repeated` numbers those of its sentences that stand in several rows of the plan.
+    `repeated` numbers those of its sentences that stand in several rows of the plan. A shard may be
+    made of the tar of videos at `tar` instead, in their order there; their ids begin with `prefix`.
     """
 
     name: str
     videos: tuple[PlannedVideo, ...]
     repeated: Mapping[str, int]
+    tar: str | None = None
+    prefix: str = ""
 
 
 SENTENCES = 128
@@ -73,6 +83,54 @@ def plan_shards(
         }
         shards.append(PlannedShard(f"{len(shards):05d}", tuple(videos), repeated))
     return shards
+
+
+class Plan(Protocol):
+    """Which videos go in which shard of a feature set."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a folder must agree in to be gone on with."""
+
+    def shards(self) -> list[PlannedShard]:
+        """All of them; asked for when the folder is held."""
+
+    def rows(self, indexes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """What the manifest says of the annotations, when the shards of `indexes` are there."""
+
+    def noted(self) -> dict[str, list[str]]:
+        """What is to be told of videos beside failures, and the names of those it is true of."""
+
+
+class AnnotatedPlan:
+    """The videos that the rows of an annotation file name; raises InputError for a bad file."""
+
+    def __init__(self, config: JobConfig, clip_length: float) -> None:
+        assert config.annotations is not None
+        annotations = read_annotations(config.annotations)
+        self._shards = plan_shards(annotations, config.sharding, clip_length)
+        self._rows = {
+            "name": config.annotations.name,
+            "sha256": Location(config.annotations).sha256(),
+            "videos": sum(len(shard.videos) for shard in self._shards),
+            "queries": len(annotations),
+        }
+        self.identity = {
+            "annotations": self._rows["sha256"],
+            "sharding": dataclasses.asdict(config.sharding),
+        }
+
+    def shards(self) -> list[PlannedShard]:
+        """As `Plan.shards`."""
+        return self._shards
+
+    def rows(self, indexes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """As `Plan.rows`."""
+        return self._rows
+
+    def noted(self) -> dict[str, list[str]]:
+        """As `Plan.noted`: nothing."""
+        return {}
 
 
 def plan_sentences(shards: Sequence[PlannedShard]) -> list[PlannedSentences]:

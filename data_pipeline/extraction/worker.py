@@ -7,12 +7,13 @@ Ahead of the shards it encodes sentences that several rows share, see
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+from data_pipeline.annotations import Annotation
 from data_pipeline.config import EncoderConfig
 from data_pipeline.errors import InputError
-from data_pipeline.extraction.decoder import Decoded, Decoders, Decoding
+from data_pipeline.extraction.decoder import Decoded, Decoders, Decoding, Job
 from data_pipeline.extraction.encoding import (
     ClipFeatures,
     FeatureEncoder,
@@ -22,9 +23,10 @@ from data_pipeline.extraction.encoding import (
 from data_pipeline.extraction.plan import PlannedSentences, PlannedShard, PlannedVideo
 from data_pipeline.extraction.pool import Seconds, SentencesDone, Task, VideoDone, Word
 from data_pipeline.extraction.sentences import SharedSentences, make_sample, write_sentences
+from data_pipeline.extraction.tars import read_tar
 from data_pipeline.features.samples import Sample
 from data_pipeline.features.writing import Failure, ShardWriter
-from data_pipeline.storage import Source
+from data_pipeline.storage import Location, Source
 from data_pipeline.video.opening import VideoError
 
 
@@ -38,13 +40,16 @@ class Extractor:
         decoders: int,
         decoder_cpus: float,
         output: Source,
+        captions: bool = False,
     ) -> None:
         self._encoder = FeatureEncoder(config)
         self._decoders = Decoders(decoding, decoders, decoder_cpus)
         self._output = output
         self._shared = SharedSentences(output)
+        self._captions = captions
+        self._caption: dict[str, str] = {}
         self._durations: dict[str, float] = {}
-        self._unread: list[tuple[int | str, int]] = []  # of the shard in hand: qid, tokens
+        self._unread: dict[str, list[tuple[int | str, int]]] = {}  # of a video: qid, tokens
         self._spent = Seconds()
         self._waited = 0.0
         self._mark = 0.0
@@ -69,18 +74,19 @@ class Extractor:
 
     def _extract(self, shard: PlannedShard) -> Iterator[VideoDone | Seconds]:
         planned = {video.vid: video for video in shard.videos}
-        order = deque(planned)  # videos come as they are ready and are stored as planned
+        order: deque[str] = deque()  # videos come as they are ready and are stored as planned
+        jobs = self._jobs(shard, planned, order)
         results: dict[str, Sample | Failure] = {}
         failures: list[Failure] = []
-        self._unread.clear()
+        unread: list[tuple[int | str, int]] = []
         with ShardWriter(self._output, shard.name) as writer:
-            for vid, result in self._encoder.encode_clips(self._pieces(list(planned))):
+            for vid, result in self._encoder.encode_clips(self._pieces(jobs)):
                 if isinstance(result, InputError):
                     kind = result.kind if isinstance(result, VideoError) else "unusable"
                     results[vid] = failure = Failure(vid, kind, str(result))
                     done = VideoDone(vid, failure=failure)
                 else:
-                    results[vid] = self._sample(planned[vid], result, shard.repeated)
+                    results[vid] = self._sample(planned.pop(vid), result, shard.repeated)
                     done = VideoDone(vid, clips=len(result))
                 while order and order[0] in results:
                     ready = results.pop(order.popleft())
@@ -89,15 +95,32 @@ class Extractor:
                     else:
                         with self._writing():
                             writer.add(ready)
+                        unread += self._unread.pop(ready.vid, [])
                 yield dataclasses.replace(done, seconds=self._take_seconds())
             with self._writing():
-                writer.commit(failures, self._unread)
+                writer.commit(failures, unread)
         yield self._take_seconds()
 
-    def _pieces(self, vids: Sequence[str]) -> Iterator[tuple[str, Frames | InputError | None]]:
+    def _jobs(
+        self, shard: PlannedShard, planned: dict[str, PlannedVideo], order: deque[str]
+    ) -> Iterator[Job]:
+        """The videos of a shard, noted in `order`; those of a tar are noted in `planned` too."""
+        if shard.tar is None:
+            for video in shard.videos:
+                order.append(video.vid)
+                yield video.vid, video.path
+            return
+        for sample in read_tar(Location(shard.tar), shard.prefix):
+            order.append(sample.vid)
+            planned[sample.vid] = PlannedVideo(sample.vid, ())
+            if self._captions and sample.caption:
+                self._caption[sample.vid] = sample.caption
+            yield sample.vid, sample.shows
+
+    def _pieces(self, jobs: Iterable[Job]) -> Iterator[tuple[str, Frames | InputError | None]]:
         """What the decoders send, as the encoder takes it; notes durations and times."""
         began = time.perf_counter()
-        for vid, word in self._decoders.decode(vids):
+        for vid, word in self._decoders.decode(jobs):
             self._waited += time.perf_counter() - began
             if isinstance(word, Failure):
                 yield vid, VideoError(word.cause, word.kind)
@@ -112,16 +135,21 @@ class Extractor:
     def _sample(
         self, video: PlannedVideo, clips: ClipFeatures, repeated: Mapping[str, int]
     ) -> Sample:
-        texts = [self._text(row.query, repeated) for row in video.annotations]
-        for row, text in zip(video.annotations, texts, strict=True):
+        duration = self._durations.pop(video.vid)
+        annotations = video.annotations
+        if caption := self._caption.pop(video.vid, None):
+            # It speaks of all of the video.
+            annotations = (Annotation(video.vid, caption, video.vid, duration, ((0.0, duration),)),)
+        texts = [self._text(row.query, repeated) for row in annotations]
+        for row, text in zip(annotations, texts, strict=True):
             if text.unread:
-                self._unread.append((row.qid, text.unread))
+                self._unread.setdefault(video.vid, []).append((row.qid, text.unread))
         return make_sample(
             video.vid,
-            self._durations.pop(video.vid),
+            duration,
             self._encoder.config.clip_length,
             clips,
-            video.annotations,
+            annotations,
             texts,
             self._encoder.text_shape,
         )

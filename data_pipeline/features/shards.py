@@ -12,7 +12,7 @@ reads it; `FeatureSet` reads single samples at their offsets. Nothing here unpic
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -414,6 +414,19 @@ class Named:
     def _damaged(self, fault: str) -> Damaged:
         shard, vid = self._features.path(self._entry.shard), self._entry.vid
         return Damaged(f"{shard}: sample {vid!r}: {fault}; {REMAKE}")
+
+
+def known_as(vids: Iterable[str]) -> dict[str, str]:
+    """What rows may call videos -> their ids: the ids themselves, and those of an archive without
+    their suffix, where that names one video only."""
+    names = {vid: vid for vid in vids}
+    short: dict[str, list[str]] = {}
+    for vid in names:
+        stem, dot, suffix = vid.rpartition(".")
+        if dot and "/" not in suffix and stem and not stem.endswith("/"):
+            short.setdefault(stem, []).append(vid)
+    single = {stem: found[0] for stem, found in short.items() if len(found) == 1}
+    return single | names
 
 
 def _shape(value: Any) -> tuple[int, int]:

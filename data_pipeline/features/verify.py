@@ -1,7 +1,7 @@
 """Is a set of feature shards whole: as its manifest says, and with all that was asked for?"""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from data_pipeline.annotations import Annotation, read_annotations
 from data_pipeline.errors import InputError
 from data_pipeline.features.samples import Sample
-from data_pipeline.features.shards import FeatureSet
+from data_pipeline.features.shards import FeatureSet, known_as
 from data_pipeline.storage import Location, Source
 from data_pipeline.untrusted import parse_json
 from data_pipeline.video.video import clip_count
@@ -83,7 +83,8 @@ def _coverage(
     folder: Source, annotations: str | Path, stored: dict[int | str, Annotation]
 ) -> Iterator[Fault]:
     failed = {row["vid"] for row in read_failures(folder)}
-    wanted = read_annotations(annotations)
+    ids = known_as([*(a.vid for a in stored.values()), *failed])
+    wanted = [replace(a, vid=ids.get(a.vid, a.vid)) for a in read_annotations(annotations)]
     for annotation in wanted:
         where = f"{annotations}: qid {annotation.qid!r}"
         if annotation.qid in stored:

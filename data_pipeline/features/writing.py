@@ -24,6 +24,9 @@ from data_pipeline.features.shards import FORMAT, ROWS_CHECKED, Provenance
 from data_pipeline.rows import row_faults
 from data_pipeline.storage import Location, Source
 
+NEXT = ".next"
+"""Ending of the index of what a shard is about to become."""
+
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
 _BLOCK = tarfile.BLOCKSIZE
 
@@ -137,6 +140,35 @@ class ShardWriter:
         tokens were left. `counted` says what was done to its samples that readers of the set should
         know of, and how often.
         """
+        index = self._finished(failures, unread, counted)
+        path = self._folder / f"{self._name}.json"
+        path.unlink()  # of a shard that is made again: it would describe another tar for a moment
+        self._file.commit()
+        write_json(path, index)
+        return index
+
+    def replace(
+        self,
+        failures: Sequence[Failure] = (),
+        unread: Sequence[tuple[int | str, int]] = (),
+        counted: Mapping[str, int] | None = None,
+    ) -> dict[str, Any]:
+        """As `commit`, of a shard that is there; see `data_pipeline.features.rewriting`."""
+        index = self._finished(failures, unread, counted)
+        following = self._folder / f"{self._name}{NEXT}"
+        write_json(following, index)
+        self._file.commit()
+        write_json(self._folder / f"{self._name}.json", index)
+        following.unlink()
+        return index
+
+    def _finished(
+        self,
+        failures: Sequence[Failure],
+        unread: Sequence[tuple[int | str, int]],
+        counted: Mapping[str, int] | None,
+    ) -> dict[str, Any]:
+        """The index of the tar, which now has its end."""
         end = 2 * _BLOCK
         self._write(bytes(end + -(self._offset + end) % tarfile.RECORDSIZE))
         index = {
@@ -154,10 +186,6 @@ class ShardWriter:
             index["unread"] = [list(each) for each in unread]
         if counted:
             index["counted"] = dict(counted)
-        path = self._folder / f"{self._name}.json"
-        path.unlink()  # of a shard that is made again: it would describe another tar for a moment
-        self._file.commit()
-        write_json(path, index)
         return index
 
     def _member(self, name: str, data: bytes) -> tuple[int, int]:

@@ -49,7 +49,7 @@ class Ray:
         self.started += 1
         start = self._starts[number] if number < len(self._starts) else [True]
 
-        def decode(vid: str) -> Words:
+        def decode(vid: str, _: None) -> Words:
             self.given.append((number, vid))
             return Words(self._words[vid], dead)
 
@@ -123,7 +123,7 @@ def decode(ray: Any) -> Any:
     def run(words: list[Any], busy: float = 0.0) -> tuple[list[Any], bool]:
         replaced = ray({"video": words})
         heard = []
-        for _, word in Decoders(DECODING, 1, 1.0).decode(["video"]):
+        for _, word in Decoders(DECODING, 1, 1.0).decode([("video", None)]):
             heard.append(word)
             replaced.now += busy
         return heard, bool(replaced.killed)
@@ -157,7 +157,7 @@ def test_a_video_is_over_with_its_last_word_whatever_its_decoder_does_then(
 def kinds(vids: list[str], count: int = 1) -> dict[str, str]:
     """What became of videos, "stored" or the class of their failure, and each only once."""
     ends: dict[str, str] = {}
-    for vid, word in Decoders(DECODING, count, 1.0).decode(vids):
+    for vid, word in Decoders(DECODING, count, 1.0).decode((vid, None) for vid in vids):
         if not isinstance(word, np.ndarray):
             assert vid not in ends
             ends[vid] = word.kind if isinstance(word, Failure) else "stored"

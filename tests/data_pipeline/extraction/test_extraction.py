@@ -238,7 +238,7 @@ def test_a_video_costs_at_most_its_decoder(
     running_ray: None, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Nasty(Decoder):
-        def decode(self, vid: str) -> Iterator[Any]:
+        def decode(self, vid: str, _: Any = None) -> Iterator[Any]:
             if vid == "killer":
                 os._exit(1)
             if vid == "hanger":
@@ -255,7 +255,8 @@ def test_a_video_costs_at_most_its_decoder(
     monkeypatch.setattr("data_pipeline.video.video.PIECE_BYTES", 1)
     decoding = Decoding(inputs / "videos", 1.0, 1, 32, time_limit=10, retries=2)
     heard = defaultdict(list)
-    for vid, word in Decoders(decoding, 2, 0.0).decode(["killer", "good", "flaky", "hanger"]):
+    videos = [(vid, None) for vid in ("killer", "good", "flaky", "hanger")]
+    for vid, word in Decoders(decoding, 2, 0.0).decode(videos):
         heard[vid].append(word)
     assert [word.kind for word in heard["killer"]] == ["crash"]
     assert [word.kind for word in heard["hanger"]] == ["too slow"]
@@ -274,7 +275,7 @@ def test_no_video_is_set_aside_for_a_decoder_that_another_one_killed(
             time.sleep(1)  # as on a busy machine: meanwhile there is none to be given a video
             super().__init__(decoding)
 
-        def decode(self, vid: str) -> Iterator[Any]:
+        def decode(self, vid: str, _: Any = None) -> Iterator[Any]:
             if vid.startswith("killer"):
                 os._exit(1)
             yield from super().decode(vid)
@@ -282,7 +283,7 @@ def test_no_video_is_set_aside_for_a_decoder_that_another_one_killed(
     monkeypatch.setattr(decoder, "Decoder", Slow)
     decoding = Decoding(inputs / "videos", 1.0, 1, 32, time_limit=60, retries=0)
     vids = ["Video.0", "killer 1", "Video.1", "Video.2", "killer 2", "Video.3"]
-    words = list(Decoders(decoding, 1, 0.0).decode(vids))
+    words = list(Decoders(decoding, 1, 0.0).decode((vid, None) for vid in vids))
     ends = [(vid, word) for vid, word in words if not isinstance(word, np.ndarray)]
     assert sorted(vid for vid, _ in ends) == sorted(vids)
     assert {vid for vid, word in ends if isinstance(word, Failure)} == {"killer 1", "killer 2"}

@@ -117,6 +117,23 @@ def test_webdataset_and_tarfile_read_the_same_shard(features: FeatureSet) -> Non
     assert all((m.mtime, m.uid, m.gid, m.uname) == (0, 0, 0, "") for m in members)
 
 
+def test_others_read_a_shard_in_the_five_lines_of_the_readme(
+    features: FeatureSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = Path(__file__).parents[3] / "data_pipeline" / "README.md"
+    blocks = readme.read_text(encoding="utf-8").split("```python\n")[1:]
+    (code,) = (block.partition("```")[0] for block in blocks if "import webdataset" in block)
+    assert len([line for line in code.splitlines() if line]) <= 5
+    named = "data/quickstart/features/val/00000.tar"
+    assert named in code
+    exec(code.replace(named, str(features.path(0))), {})
+    lines = capsys.readouterr().out.splitlines()
+    first = features.read(0)
+    assert len(lines) == 2
+    assert f"{first.vid} {first.video.shape} {first.text.shape}" in lines[0]
+    assert first.queries[0].annotation.query in lines[0]
+
+
 @given(st.lists(st.text(min_size=1), min_size=2, max_size=2, unique=True))
 def test_keys_differ_where_ids_differ_even_without_regard_to_case(vids: list[str]) -> None:
     try:
