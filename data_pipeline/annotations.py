@@ -59,6 +59,19 @@ class Annotation:
         return extras
 
 
+def rated_clips(annotation: Annotation) -> int:
+    """How many clips of its `clip_length` a video is judged by.
+
+    Where videos have a domain all clips are rated; else those that fit the duration, in
+    QVHighlights int(duration / 2).
+    """
+    if annotation.domain is not None and annotation.saliency:
+        return max(annotation.saliency) + 1
+    # Clips of an odd length may fit by a rounding error too few.
+    slack = 0.0 if annotation.clip_length == HIGHLIGHT_CLIP else 1e-6
+    return int(annotation.duration / annotation.clip_length + slack)
+
+
 def parse_row(row: Any) -> Annotation:
     """One annotation from its JSON object.
 

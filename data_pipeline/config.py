@@ -351,6 +351,10 @@ class DataConfig:
             stands in for one that cannot be read, in evaluation it is left out; all are counted
         clip_dropout: probability with which a clip of a training pair is zeroed
         text_dropout: probability with which a token of a training pair's sentence is zeroed
+        domain: take only the videos of this domain, as TVSum and YouTube Highlights name them
+        fold: of `folds` parts of each domain's videos the one that is held out: training takes the
+            others, selection and report it alone; none takes every video
+        folds: into how many parts videos are dealt
         provenance: what the features must have been made with, by the names of the manifest's
             provenance: {video_encoder: internvideo2-1b, clip_length: 2.0}; anything else is free
         order: in which order pairs are served
@@ -368,6 +372,9 @@ class DataConfig:
     skip_damaged: bool = False
     clip_dropout: float = 0.0
     text_dropout: float = 0.0
+    domain: str | None = None
+    fold: int | None = None
+    folds: int = 5
     provenance: dict[str, Any] = field(default_factory=dict)
     order: OrderConfig = field(default_factory=OrderConfig)
     reading: ReadingConfig = field(default_factory=ReadingConfig)
@@ -379,3 +386,5 @@ class DataConfig:
             raise ValueError("data.workers must not be negative, data.prefetch at least 1")
         if not (0 <= self.clip_dropout < 1 and 0 <= self.text_dropout < 1):
             raise ValueError("data.clip_dropout and data.text_dropout must be in [0, 1)")
+        if self.folds < 2 or not 0 <= (self.fold or 0) < self.folds:
+            raise ValueError("data.folds must be at least 2, data.fold from 0 to data.folds - 1")

@@ -5,7 +5,8 @@
 
 Each trial is a run in <runs>/<name>/, nested under one MLflow run. Trials that fail are reported
 and the rest goes on. The same command goes on after a kill: finished trials stay, begun ones
-resume. It ends with a comparison of all finished trials, in <runs>/<name>/comparison.
+resume. It ends with a comparison of all finished trials, in <runs>/<name>/comparison; or, for a
+plan of parts such as configs/tvsum/folds.yaml, with their common score, in <runs>/<name>/pooled.
 """
 
 import ctypes
@@ -22,6 +23,7 @@ from data_pipeline.output import check_folder, make_folder, write_text
 from data_pipeline.untrusted import read_json, reading
 from launch import compare
 from launch.mlflow_runs import Store
+from launch.pooled import pool, tell
 from launch.sweep_plan import Plan, Trial, parse_grid, parse_setting, read_plan, trials
 from launch.sweep_progress import SweepProgress
 from trainer.cli import command, make_parser, parse, parse_config, terminal
@@ -72,7 +74,9 @@ def main(args: list[str] | None = None) -> int:
         failed = train_all(flags, epochs, folder, parent, given)
     finished = [folder / name for name in flags if is_finished(folder / name)]
     try:
-        if finished:
+        if plan.pool and not failed:
+            tell(pool(finished, folder / "pooled"), folder / "pooled")
+        elif finished and not plan.pool:
             conclude(finished, folder / "comparison", parent)
     finally:
         if parent:

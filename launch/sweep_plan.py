@@ -28,6 +28,8 @@ class Plan:
     grid: setting -> its values; a text `low..high` is a range to be sampled on a log scale
     seeds: every point is trained with the seeds 0 .. seeds - 1
     samples: draw so many points of the grid instead of taking all
+    pool: the trials report parts of one split, such as domains and folds: their predictions are
+        scored together instead of compared
     """
 
     config: Path
@@ -36,6 +38,7 @@ class Plan:
     grid: dict[str, list[Any]] = field(default_factory=dict)
     seeds: int = 1
     samples: int | None = None
+    pool: bool = False
 
     def __post_init__(self) -> None:
         plain_name(self.name, "the sweep's name", self.config)

@@ -17,7 +17,18 @@ CARRIED_OUT = (
     "resume", "processes", "timeout", "grace", "checkpoints", "data.workers", "data.prefetch",
 )  # fmt: skip
 
-SELECTION_METRICS = ("mAP", "R1@0.5", "R1@0.7", "mIoU", "HD-mAP", "HIT@1")
+RULES: dict[str, tuple[str, ...]] = {
+    "qvhighlights": ("mAP",),
+    "charades": ("R1@0.5", "R1@0.7"),
+    "tacos": ("mIoU",),
+    "nlq": ("R1@0.3", "R1@0.5"),
+    "activitynet": ("mIoU",),
+    "tvsum": ("mAP",),
+    "youtube": ("mAP",),
+}
+"""What each data set's convention chooses a model by, on a split that is not reported."""
+
+SELECTION_METRICS = ("mAP", "R1@0.3", "R1@0.5", "R1@0.7", "mIoU", "HD-mAP", "HIT@1")
 
 
 @dataclass(frozen=True)
@@ -128,9 +139,11 @@ class EvalConfig:
     """How models are scored and chosen.
 
     Attributes:
-        dataset: convention of the metrics
+        dataset: convention of the metrics; tvsum and youtube rank clips, by domain, and need no
+            windows
         every: epochs between two evaluations on the selection split
-        metric: what the kept model maximises on the selection split; several names are averaged
+        metric: what the kept model maximises on the selection split; several names are averaged;
+            default: the rule of the data set
         patience: evaluations without a better value after which training ends; 0 never ends it
             early
         select_on_test: allow a selection split that is a test split, for data sets that have no
@@ -138,9 +151,11 @@ class EvalConfig:
         postprocess: what is done to windows before they are scored or shown
     """
 
-    dataset: Literal["qvhighlights", "charades", "tacos", "nlq", "activitynet"] = "qvhighlights"
+    dataset: Literal[
+        "qvhighlights", "charades", "tacos", "nlq", "activitynet", "tvsum", "youtube"
+    ] = "qvhighlights"
     every: int = 1
-    metric: tuple[str, ...] = ("mAP",)
+    metric: tuple[str, ...] = ()
     patience: int = 0
     select_on_test: bool = False
     postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
@@ -150,6 +165,8 @@ class EvalConfig:
             raise ValueError("eval.every must be at least 1 epoch")
         if self.patience < 0:
             raise ValueError("eval.patience must be a number of evaluations, 0 for no early end")
+        if not self.metric:
+            object.__setattr__(self, "metric", RULES[self.dataset])
         for name in self.metric:
             if name not in SELECTION_METRICS:
                 raise ValueError(

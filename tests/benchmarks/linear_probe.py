@@ -97,7 +97,7 @@ def judge(scored: Scored, radius: int) -> dict[str, float]:
         smooth /= 2 * radius + 1
         windows = runs(smooth) * np.array([seconds, seconds, 1.0])
         shown = postprocess(windows[None], [annotation.duration], PRESETS["qvhighlights"])[0]
-        saliency = highlight_scores(smooth, seconds, annotation.duration)
+        saliency = highlight_scores(smooth, seconds, annotation)
         rows.append(prediction_row(annotation, shown, saliency))
         annotations.append(annotation)
     return evaluate(rows, annotations).summary

@@ -138,7 +138,7 @@ def imported(folder: Path, name: str) -> FeatureSet:
     for heard in importer.make(shard):
         assert not isinstance(heard, VideoDone) or heard.failure is None
     index = read_json(Location(config.output) / "00000.json")
-    write_manifest(config.output, "train", provenance, {}, [index])
+    write_manifest(config.output, "train", provenance, {"name": "rows"}, [index])
     return FeatureSet(config.output)
 
 

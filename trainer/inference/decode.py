@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_pipeline.annotations import Annotation
+from data_pipeline.annotations import Annotation, rated_clips
 from data_pipeline.errors import InputError
-from data_pipeline.rows import HIGHLIGHT_CLIP
 from model.interface import Prediction
 from model.spans import to_edges
 
@@ -54,13 +53,13 @@ def decode(
     return decoded
 
 
-def highlight_scores(saliency: Floats, clip_length: float, duration: float) -> list[float]:
-    """Saliency on the grid that QVHighlights scores: exactly int(duration / 2) clips of 2 s.
+def highlight_scores(saliency: Floats, clip_length: float, annotation: Annotation) -> list[float]:
+    """Saliency on the grid that a video is judged by, in QVHighlights int(duration / 2) clips.
 
-    Scores of stored clips of another length are looked up at the middle of each 2 s clip. A video
-    under 2 s keeps one score.
+    Scores of stored clips of another length are looked up at the middle of each rated clip. A video
+    shorter than one keeps one score.
     """
-    middles = (np.arange(max(1, int(duration / HIGHLIGHT_CLIP))) + 0.5) * HIGHLIGHT_CLIP
+    middles = (np.arange(max(1, rated_clips(annotation))) + 0.5) * annotation.clip_length
     place = np.minimum((middles / clip_length).astype(int), len(saliency) - 1)
     return [round(float(score), 4) for score in saliency[place]]
 

@@ -53,7 +53,7 @@ def zero_shot(features: FeatureSet, annotations: Sequence[Annotation]) -> Rows:
                 continue
             fits = similarity(clips, sentence)
             found = ground(fits, clip_length, annotation.duration)
-            scores = highlight_scores(fits, clip_length, annotation.duration)
+            scores = highlight_scores(fits, clip_length, annotation)
             known[annotation.qid] = prediction_row(annotation, found, scores)
     return list(known.values())
 
@@ -75,4 +75,4 @@ def others(
 
 
 def _grid(annotation: Annotation, saliency: Floats) -> list[float]:
-    return highlight_scores(saliency, annotation.duration / len(saliency), annotation.duration)
+    return highlight_scores(saliency, annotation.duration / len(saliency), annotation)

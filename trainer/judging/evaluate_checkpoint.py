@@ -33,7 +33,7 @@ from trainer.judging.submission import (
 )
 from trainer.training import checkpoints
 from trainer.training.processes import join
-from trainer.training.provenance import code_revision, stamp
+from trainer.training.provenance import code_revision, part_of, stamp
 from trainer.training.splits import open_split
 
 
@@ -153,6 +153,7 @@ def _provenance(
     return {
         "dataset": config.eval.dataset,
         "split": stamp(split.features),
+        **({"part": part_of(config.data)} if part_of(config.data) else {}),
         "queries": coverage(split, scored),
         "checkpoint": str(checkpoint),
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),

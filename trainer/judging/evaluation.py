@@ -47,7 +47,7 @@ def predict_split(
         windows = postprocess(decoded.windows, durations, config)
         for row, annotation in enumerate(batch.annotations):
             if not batch.repeated[row]:
-                scores = highlight_scores(decoded.saliency[row], clip_length, annotation.duration)
+                scores = highlight_scores(decoded.saliency[row], clip_length, annotation)
                 place = (index, row * accelerator.num_processes + accelerator.process_index)
                 rows.append((place, prediction_row(annotation, windows[row], scores), annotation))
     model.train(was_training)

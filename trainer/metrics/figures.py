@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.annotations import Annotation
+from data_pipeline.annotations import Annotation, rated_clips
 from data_pipeline.errors import InputError
 from trainer.metrics.highlights import Highlights, detect
 from trainer.metrics.moments import (
@@ -204,7 +204,7 @@ def _ratings(annotations: Sequence[Annotation]) -> tuple[Ragged, int]:
 
     Also the number of rated clips that lie beyond the end of their video and are left out.
     """
-    counts = np.array([int(a.duration / RATED_CLIP) for a in annotations], dtype=np.int64)
+    counts = np.array([rated_clips(a) for a in annotations], dtype=np.int64)
     clips = Ragged.of([list(a.saliency or ()) for a in annotations])
     given = [scores for a in annotations for scores in (a.saliency or {}).values()]
     annotators = sorted({len(scores) for scores in given}) or [1]

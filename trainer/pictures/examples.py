@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from data_pipeline.annotations import Annotation
 from data_pipeline.errors import InputError, told
-from data_pipeline.rows import HIGHLIGHT_CLIP
 from data_pipeline.untrusted import iter_rows, plain_name, reading
 from data_pipeline.video.names import find_video
 from trainer.pictures.charts import UNSEEN, Chart, finish, pointer, table
@@ -64,6 +63,7 @@ def _timeline(annotation: Annotation, row: dict[str, Any]) -> Timeline:
         clip_length=clip_length_of(max(1, len(saliency)), annotation.duration),
         truth=annotation.windows,
         true_saliency=annotated_saliency(annotation),
+        true_clip_length=annotation.clip_length,
     )
 
 
@@ -169,7 +169,7 @@ def _curves(line: Timeline) -> Curves:
         ends = float(line.saliency.min()), float(line.saliency.max())
         curves["predicted"] = (*_peaks(line.saliency, line.clip_length), *ends)
     if line.true_saliency is not None:
-        curves["annotated"] = (*_peaks(line.true_saliency, HIGHLIGHT_CLIP), 0.0, 4.0)
+        curves["annotated"] = (*_peaks(line.true_saliency, line.true_clip_length), 0.0, 4.0)
     return curves
 
 

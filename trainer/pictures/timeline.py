@@ -16,7 +16,7 @@ class Timeline:
 
     `windows` are (start, end, score) in seconds, best first; `saliency` one score per clip of
     `clip_length` seconds. `truth` and `true_saliency` (mean of the annotators, 0..4, per clip of
-    `HIGHLIGHT_CLIP` seconds) are None where nobody annotated them.
+    `true_clip_length` seconds) are None where nobody annotated them.
     """
 
     query: str
@@ -26,6 +26,7 @@ class Timeline:
     clip_length: float = HIGHLIGHT_CLIP
     truth: tuple[tuple[float, float], ...] | None = None
     true_saliency: NDArray[np.float32] | None = None
+    true_clip_length: float = HIGHLIGHT_CLIP
 
     def iou(self) -> float:
         """IoU of the first window with the true window it fits best; 0 where either is missing."""
@@ -58,7 +59,7 @@ def annotated_saliency(annotation: Annotation) -> NDArray[np.float32] | None:
     """(clips,) mean of the annotators' scores, 0 outside the relevant clips; None without any."""
     if annotation.saliency is None:
         return None
-    clips = max(1, math.ceil(annotation.duration / HIGHLIGHT_CLIP - 0.01))
+    clips = max(1, math.ceil(annotation.duration / annotation.clip_length - 0.01))
     scores = np.zeros(clips, np.float32)
     for clip, votes in annotation.saliency.items():
         if 0 <= clip < clips:

@@ -6,6 +6,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from data_pipeline.config import DataConfig
 from data_pipeline.features.shards import FeatureSet
 from model.interface import GroundingModel
 from trainer.config import Config
@@ -16,6 +17,7 @@ def provenance(config: Config, features: FeatureSet) -> dict[str, str]:
     return {
         "dataset": config.eval.dataset,
         "report": split_of(config.data.report) if config.data.report else "none",
+        **({"part": part_of(config.data)} if part_of(config.data) else {}),
         "selection": (
             f"best {' + '.join(config.eval.metric)} on {split_of(config.data.selection)}"
             if config.data.selection
@@ -31,6 +33,13 @@ def nesting() -> dict[str, str]:
     """The tag that puts a run under the MLflow run of the sweep that started it, if one did."""
     parent = os.environ.get("MLFLOW_PARENT_RUN_ID")
     return {"mlflow.parentRunId": parent} if parent else {}
+
+
+def part_of(data: DataConfig) -> str:
+    """Which of the splits' videos count, where that is not all of them."""
+    domain = f"domain {data.domain}" if data.domain is not None else ""
+    fold = f"fold {data.fold} of {data.folds} held out" if data.fold is not None else ""
+    return ", ".join(filter(None, (domain, fold)))
 
 
 @cache

@@ -42,7 +42,7 @@ def open_data(config: Config, accelerator: Accelerator) -> Splits:
     def stream(folder: str | None) -> PairStream | None:
         return None if folder is None else open_split(folder, config, accelerator)
 
-    train = open_split(config.data.train, config, accelerator)
+    train = open_split(config.data.train, config, accelerator, held_out=False)
     splits = Splits(train, stream(config.data.selection), stream(config.data.report))
     if splits.selection:
         check_selection(splits.selection.features, config)

@@ -1,25 +1,68 @@
 """Which features does this rank read, and does the model fit them?"""
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
 from accelerate import Accelerator
 
 from data_pipeline.annotations import Annotation, doubts
+from data_pipeline.config import DataConfig
 from data_pipeline.errors import InputError
 from data_pipeline.features.samples import parse_details
 from data_pipeline.features.shards import OPENED_AT_ONCE, FeatureSet
 from data_pipeline.stream.stream import PairStream
 from model.config import ModelConfig
 from trainer.config import Config
+from trainer.training.provenance import part_of
 
 
-def open_split(folder: str, config: Config, accelerator: Accelerator) -> PairStream:
-    """This rank's stream over feature shards; InputError where the model cannot read them."""
+def open_split(
+    folder: str, config: Config, accelerator: Accelerator, held_out: bool = True
+) -> PairStream:
+    """This rank's stream over feature shards; InputError where the model cannot read them.
+
+    Of data.fold it is the part that is `held_out`, or the others.
+    """
     features = FeatureSet(folder, config.data.skip_damaged)
     check_model_fits(config.model, features)
+    if config.data.domain is not None or config.data.fold is not None:
+        keep_part(features, config.data, held_out)
     return PairStream(
         features, config.data, config.seed, accelerator.process_index, accelerator.num_processes
     )
+
+
+def keep_part(features: FeatureSet, data: DataConfig, held_out: bool) -> None:
+    """Leave of a set the videos of data.domain, and of these those in data.fold, or not in it.
+
+    Videos of each domain are dealt in the order of the SHA-256 of their ids: the same parts,
+    however a set stores them. Raises InputError where nothing is left.
+    """
+    domains: dict[str, str | None] = {}
+    with ThreadPoolExecutor(OPENED_AT_ONCE) as threads:
+        stored = threads.map(lambda i: _annotations(features, i), range(len(features.samples)))
+        for entry, rows in zip(features.samples, stored, strict=True):
+            domains[entry.vid] = rows[0].domain if rows else None
+    known = sorted({domain for domain in domains.values() if domain is not None})
+    if data.domain is not None and data.domain not in known:
+        there = ", ".join(known) or "none: rows have no key domain"
+        raise InputError(f"{features.folder}: has no domain {data.domain!r}; there are {there}")
+    kept: set[str] = set()
+    for domain in dict.fromkeys(domains.values()):
+        vids = [vid for vid, its in domains.items() if its == domain]
+        if data.domain is None or domain == data.domain:
+            vids.sort(key=lambda vid: hashlib.sha256(vid.encode()).digest())
+            parts = [place % data.folds for place in range(len(vids))]
+            kept |= {
+                vid
+                for vid, part in zip(vids, parts, strict=True)
+                if data.fold is None or (part == data.fold) == held_out
+            }
+    features.samples = [entry for entry in features.samples if entry.vid in kept]
+    if not features.samples:
+        raise InputError(
+            f"{features.folder}: {part_of(data)}: holds no video; there are fewer than data.folds"
+        )
 
 
 def check_model_fits(model: ModelConfig, features: FeatureSet) -> None:
@@ -39,6 +82,13 @@ def check_selection(selection: FeatureSet, config: Config) -> None:
         raise InputError(
             f"{selection.folder}: is a test split, and choosing a model on it makes its score "
             "worthless; give data.selection a held-out split, or, where the field has none, set "
+            "eval.select_on_test true: every result will say so"
+        )
+    same = config.data.selection == config.data.report
+    if config.data.fold is not None and same and not config.eval.select_on_test:
+        raise InputError(
+            f"{selection.folder}: the fold that is held out would choose the model that it judges; "
+            "set data.selection null, which keeps the last epoch, or, as others do, "
             "eval.select_on_test true: every result will say so"
         )
 

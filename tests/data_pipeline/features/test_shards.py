@@ -302,6 +302,6 @@ def test_a_row_with_faults_is_refused_where_it_is_written_and_where_a_stream_ope
     with ShardWriter(tmp_path, "00000") as writer:
         writer.add(bad)
         index = writer.commit()
-    write_manifest(tmp_path, "train", provenance, {}, [index])
+    write_manifest(tmp_path, "train", provenance, {"name": "rows"}, [index])
     with pytest.raises(InputError, match=r"00000\.tar: sample 'v': clip -1 .*lies outside"):
         PairStream(FeatureSet(tmp_path), DataConfig(batch_size=1, eval_batch_size=1), seed=0)
