@@ -8,6 +8,19 @@ from typing import Any, Literal, get_args
 
 from data_pipeline.untrusted import shown
 
+MOST = 1 << 20
+"""Of what is counted: pairs of a batch, lanes, frames."""
+MOST_WORKERS = 4096
+"""Of what runs at the same time."""
+
+
+def at_most(most: int, **values: int | None) -> None:
+    """Raise ValueError that names the first of the values, if any, that is larger."""
+    for name, value in values.items():
+        if value is not None and value > most:
+            raise ValueError(f"{name.replace('__', '.')} must be at most {most}")
+
+
 Pooling = Literal["cls", "average"]
 
 
@@ -62,6 +75,8 @@ class EncoderConfig:
             raise ValueError(
                 "encoder.batch, encoder.threads and encoder.frames_per_clip must be at least 1"
             )
+        at_most(MOST, encoder__batch=self.batch, encoder__frames_per_clip=self.frames_per_clip)
+        at_most(MOST_WORKERS, encoder__threads=self.threads)
 
 
 @dataclass(frozen=True)
@@ -106,6 +121,7 @@ class JobConfig:
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise ValueError("workers must be at least 1")
+        at_most(MOST_WORKERS, workers=self.workers)
         if not 0 <= self.threshold <= 1:
             raise ValueError("threshold must be between 0 and 1")
 
@@ -144,6 +160,7 @@ class ExtractionConfig(JobConfig):
             raise ValueError("gpus and retries must not be negative, time_limit positive")
         if self.decoders is not None and self.decoders < 1:
             raise ValueError("decoders must be at least 1")
+        at_most(MOST_WORKERS, decoders=self.decoders)
 
 
 Axes = Literal["R D", "R K D", "K R D", "R K P D"]
@@ -306,6 +323,7 @@ class OrderConfig:
     def __post_init__(self) -> None:
         if self.lanes < 1 or self.window < 1:
             raise ValueError("order.lanes and order.window must be at least 1")
+        at_most(MOST, data__order__lanes=self.lanes)
 
 
 @dataclass(frozen=True)
@@ -331,6 +349,7 @@ class ReadingConfig:
                 "data.reading: buffer_mb must not be negative, cache_gb positive, connections "
                 "at least 1"
             )
+        at_most(MOST_WORKERS, data__reading__connections=self.connections)
 
 
 @dataclass(frozen=True)
@@ -382,6 +401,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.eval_batch_size < 1:
             raise ValueError("data.batch_size and data.eval_batch_size must be at least 1")
+        at_most(MOST, data__batch_size=self.batch_size, data__eval_batch_size=self.eval_batch_size)
+        at_most(MOST_WORKERS, data__workers=self.workers, data__prefetch=self.prefetch)
         if self.workers < 0 or self.prefetch < 1:
             raise ValueError("data.workers must not be negative, data.prefetch at least 1")
         if not (0 <= self.clip_dropout < 1 and 0 <= self.text_dropout < 1):

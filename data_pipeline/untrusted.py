@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -241,6 +241,9 @@ def _not_yaml(error: Exception, source: object) -> InputError:
 # Values and names
 
 
+PLAIN = (str, dict, list, PurePath)
+
+
 def check_plain(value: Any, source: object) -> None:
     """Raise InputError unless `value` is made of plain scalars, lists and mappings with text keys,
     holds no half of a character, no zero byte and no `class_path`, by which parsers let a file name
@@ -248,8 +251,8 @@ def check_plain(value: Any, source: object) -> None:
     stack = [(value, 1)]
     while stack:
         value, depth = stack.pop()
-        if isinstance(value, str):
-            _check_text(value, source)
+        if isinstance(value, str | PurePath):
+            _check_text(str(value), source)
         elif isinstance(value, dict | list | tuple):
             if depth > 2 * MAX_DEPTH:
                 raise InputError(f"{source}: nested too deeply")
@@ -261,7 +264,7 @@ def check_plain(value: Any, source: object) -> None:
                         _check_text(key, source)
                 value = value.values()
             # Numbers, by far the most, are not looked at one by one.
-            stack += [(item, depth + 1) for item in value if isinstance(item, str | dict | list)]
+            stack += [(item, depth + 1) for item in value if isinstance(item, PLAIN)]
 
 
 def _check_text(text: str, source: object) -> None:

@@ -62,11 +62,24 @@ def parse(parser: jsonargparse.ArgumentParser, args: Sequence[str] | None) -> An
     try:
         namespace = parser.parse_args(args)
         check_plain(namespace.as_dict(), "the command line")
+        check_numbers(namespace.as_dict())
         return parser.instantiate(namespace)
     except InputError:
         raise
     except Exception as error:  # of the parser, of a `__post_init__`, of what they call
         raise InputError(_explain(str(error), parser, args)) from error
+
+
+def check_numbers(values: Any, name: str = "") -> None:
+    """Raise InputError for a number that nothing here can be: not finite, or beyond 2^53."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            check_numbers(value, f"{name}.{key}".lstrip("."))
+    elif isinstance(values, list | tuple):
+        for value in values:
+            check_numbers(value, name)
+    elif isinstance(values, int | float) and not abs(values) < 2**53:
+        raise InputError(f"{name}: {shown(values)} is out of all bounds; give a smaller number")
 
 
 def parse_config(

@@ -17,6 +17,9 @@ CARRIED_OUT = (
     "resume", "processes", "timeout", "grace", "checkpoints", "data.workers", "data.prefetch",
 )  # fmt: skip
 
+LONGEST = 1e6
+"""Seconds that something may wait for something else."""
+
 RULES: dict[str, tuple[str, ...]] = {
     "qvhighlights": ("mAP",),
     "charades": ("R1@0.5", "R1@0.7"),
@@ -252,6 +255,10 @@ class Config:
             raise ValueError(f"timeout and grace must be at most {LONGEST_WAIT} s")
         if self.epochs < 1 or self.timeout <= 0 or self.grace <= 0:
             raise ValueError("epochs must be at least 1, timeout and grace positive")
+        if self.timeout > LONGEST or self.grace > LONGEST or self.tracking.close_wait > LONGEST:
+            raise ValueError(
+                f"timeout, grace and tracking.close_wait must be at most {LONGEST:.0f} s"
+            )
         wanted = KINDS[self.model.kind].loss
         if type(self.loss) is not wanted:
             raise ValueError(f"loss of model.kind {self.model.kind} must be a {wanted.__name__}")

@@ -2,31 +2,35 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from rich.text import Text
 
 from data_pipeline.errors import InputError
-from data_pipeline.output import NotWritten, write_text
-from data_pipeline.untrusted import read_text
+from data_pipeline.holding import hold
+from data_pipeline.output import NotWritten
+from data_pipeline.untrusted import read_text, readable
 from model.kinds import build_objective
 from trainer.cli import dump_config, terminal
 from trainer.config import Config, experiment
-from trainer.judging.judging import finish, select
-from trainer.tracking.tracking import End
+from trainer.judging.judging import check_metric, finish, select
+from trainer.tracking.tracking import End, flatten
 from trainer.training.checkpoints import State
 from trainer.training.loop import train_epoch
 from trainer.training.meter import Meter
 from trainer.training.preemption import Stopped, StopSignals
-from trainer.training.processes import describe, join, leave, lost_contact
+from trainer.training.processes import describe, join, leave, lost_contact, on_main
 from trainer.training.progress import TrainingBar
 from trainer.training.randomness import make_deterministic
 from trainer.training.run import Run, make_meter, open_data, resume
 from trainer.training.splits import doubts_of
 
 CONSOLE = terminal()
+
+NAMED = 5
+"""Settings that a message about another configuration names."""
 
 
 def carry_out(config: Config) -> int:
@@ -35,8 +39,15 @@ def carry_out(config: Config) -> int:
         CONSOLE.print(f"{config.folder} is finished; its scores are in metrics.json")
         return 0
     accelerator = start(config)
-    with StopSignals(accelerator, config.grace, workers=config.data.workers > 0) as stop:
+    with (
+        StopSignals(accelerator, config.grace, workers=config.data.workers > 0) as stop,
+        ExitStack() as holding,
+    ):
         data = open_data(config, accelerator)
+        if data.selection:
+            selection = data.selection.features
+            on_main(accelerator, lambda: check_metric(selection, config))
+        holding.enter_context(held(config, accelerator))
         if accelerator.is_main_process:
             for line in doubts_of(data.train.features):
                 CONSOLE.print(f"warning: {line}", style="yellow")
@@ -72,20 +83,33 @@ def carry_out(config: Config) -> int:
 
 
 def start(config: Config) -> Accelerator:
-    """Join the other processes, say what was given, and hold the run's folder."""
+    """Join the other processes and say what was given; another configuration is refused first."""
+    same_as_saved(config)
     if config.deterministic:
         make_deterministic()
     accelerator = join(config)
     logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.WARNING)
     set_seed(config.seed)
-    folder = config.folder
     if accelerator.is_main_process:
-        CONSOLE.print(Text.assemble((config.name, "bold"), f" in {folder}"))
+        CONSOLE.print(Text.assemble((config.name, "bold"), f" in {config.folder}"))
         CONSOLE.print(describe(config, accelerator))
-    if not same_as_saved(config) and accelerator.is_main_process:
-        write_text(folder / "config.yaml", dump_config(config))
-    accelerator.wait_for_everyone()
     return accelerator
+
+
+@contextmanager
+def held(config: Config, accelerator: Accelerator) -> Iterator[None]:
+    """Hold the run's folder, by the main process, against other trainings of this name.
+
+    All ranks end where another holds it, or began it meanwhile with another configuration.
+    """
+    with ExitStack() as stack:
+
+        def take() -> None:
+            stack.enter_context(hold(config.folder, "training of this name"))
+            same_as_saved(config)
+
+        on_main(accelerator, take)
+        yield
 
 
 @contextmanager
@@ -105,9 +129,18 @@ def same_as_saved(config: Config) -> bool:
     saved = config.folder / "config.yaml"
     if not saved.is_file():
         return False
-    if experiment(read_text(saved), saved) != experiment(dump_config(config), saved):
+    theirs = flatten(experiment(read_text(saved), saved))
+    ours = flatten(experiment(dump_config(config), saved))
+    names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    if names:
+        told = [
+            f"{name} {readable(theirs.get(name, 'not there'), 40)}, now "
+            f"{readable(ours.get(name, 'not there'), 40)}"
+            for name in names[:NAMED]
+        ]
+        more = [f"{len(names) - NAMED} more"] * (len(names) > NAMED)
         raise InputError(
-            f"{saved}: this run was begun with another configuration; "
+            f"{saved}: this run was begun with another configuration ({'; '.join(told + more)}); "
             f"choose another --name, or delete {config.folder}"
         )
     return True

@@ -1,6 +1,5 @@
 """What of a job is in its output folder already, and is the folder this job's?"""
 
-import fcntl
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from data_pipeline.extraction.sentences import folder_of
 from data_pipeline.features.rewriting import finish_rewriting
 from data_pipeline.features.shards import FORMAT, Provenance, read_json
 from data_pipeline.features.writing import write_json, write_text
-from data_pipeline.output import open_beside_others
+from data_pipeline.holding import hold
 from data_pipeline.storage import Location, remove_temporary
 from data_pipeline.untrusted import reading
 
@@ -36,19 +35,12 @@ class JobFolder:
         A second run at the same time would remove the first's files, so it is refused: InputError.
         In a store there is nothing to remove, and two runs would write the same bytes.
         """
-        self._output.mkdir()
         if self._output.local is None:
             if self._output.is_dir():
                 finish_rewriting(self._output)
             yield
             return
-        with open_beside_others(self._output.local / ".lock") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(
-                    f"{self._output}: another job that writes into it is running"
-                ) from error
+        with hold(self._output.local, "job that writes into it"):
             self._remove_temporary()
             finish_rewriting(self._output)
             try:

@@ -84,9 +84,9 @@ class PairStream:
     number of batches; to resume, begin at another `start`: nothing that was skipped is read.
     `damaged` counts the pairs that were replaced in this rank's batches, by what was wrong.
 
-    Raises InputError where the world size does not divide the batch or the lanes, where the set
-    holds less than one batch, where it was made in another way than the configuration asks for, or
-    where the ranks of a running process group see different sets.
+    Raises InputError where the world size does not divide the batch or the lanes, where the set was
+    made in another way than the configuration asks for, or where the ranks of a running process
+    group see different sets.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class PairStream:
 
     @property
     def steps(self) -> int:
-        """Batches of a training epoch."""
+        """Batches of a training epoch; InputError where the set holds less than one."""
         size, count = self._config.batch_size, len(self.pairs)
         steps = count // size if self._config.last_batch == "drop" else -(-count // size)
         if steps == 0:

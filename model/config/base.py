@@ -8,6 +8,11 @@ Kernel = Literal["torch", "triton"]
 NormKernel = Literal["torch", "apex"]
 
 
+MOST = 1 << 16
+"""Of whatever a model counts: widths, heads, queries."""
+MOST_LAYERS = 64
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Shape of a model. Each kind has its own, with these fields and whatever else it needs.
@@ -26,6 +31,14 @@ class ModelConfig:
     video_width: int
     text_width: int
     layers: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        # Before anything of that size is made.
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, int):
+                require(abs(value) <= MOST, each.name, value, f"at most {MOST}")
+        require(len(self.layers) <= MOST_LAYERS, "layers", self.layers, f"{MOST_LAYERS} at most")
 
     @property
     def columns(self) -> int:
@@ -68,4 +81,4 @@ class ObjectiveConfig:
 def require(condition: bool, field: str, value: object, wanted: str) -> None:
     """Raise ValueError that names the field and the mend, unless the condition holds."""
     if not condition:
-        raise ValueError(f"{field} is {value!r}: make it {wanted}")
+        raise ValueError(f"{field} is {str(value)[:80]}: make it {wanted}")

@@ -51,6 +51,7 @@ class MomentDETRConfig(ModelConfig):
     attention_backend: Backend = "sdpa"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in (
             *("video_width", "text_width", "width", "heads", "queries", "feed_forward"),
             *("encoder_layers", "decoder_layers"),

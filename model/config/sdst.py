@@ -68,6 +68,7 @@ class SDSTConfig(ModelConfig):
     norm_kernel: NormKernel = "torch"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("video_width", "text_width", "width", "heads", "points", "queries"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("feed_forward_ratio", "roi_bins"):

@@ -4,8 +4,11 @@ from accelerate.utils import broadcast_object_list
 from rich.console import Console
 
 from data_pipeline.annotations import Annotation
+from data_pipeline.errors import InputError
+from data_pipeline.features.shards import FeatureSet
 from data_pipeline.stream.stream import PairStream
 from trainer.cli import load_config
+from trainer.config import Config
 from trainer.inference.pretrained import CONFIG, WEIGHTS, Export, check_seal
 from trainer.judging import baselines
 from trainer.judging.evaluation import (
@@ -22,6 +25,27 @@ from trainer.tracking.tracking import KEPT
 from trainer.training import checkpoints
 from trainer.training.provenance import provenance, trainable_parameters
 from trainer.training.run import Run
+from trainer.training.splits import LOOKED_AT, annotations_of
+
+
+def check_metric(selection: FeatureSet, config: Config) -> None:
+    """Raise InputError where `eval.metric` is one that the selection split has no ground truth for.
+
+    A part of the videos is looked at, and the others only where that does not tell.
+    """
+    count = len(selection.samples)
+    for number in sorted({min(LOOKED_AT, count), count}):
+        annotations = annotations_of(selection, range(number))
+        summary: dict[str, float] = {}
+        if annotations and not withheld(annotations):
+            rows = baselines.whole_video(annotations)
+            summary = score(rows, annotations, config.eval.dataset).summary
+        if summary.keys() >= set(config.eval.metric):
+            return
+    try:
+        selection_value(summary, config.eval.metric)
+    except InputError as error:
+        raise InputError(f"{selection.folder}: {error}") from error
 
 
 def select(run: Run, console: Console) -> None:

@@ -8,7 +8,6 @@ its `epoch` last, and MLflow's stores take a repeated identical value once: what
 answer is neither lost nor doubled.
 """
 
-import fcntl
 import logging
 import os
 import re
@@ -19,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from data_pipeline.output import open_beside_others, write_text
+from data_pipeline.holding import lock
+from data_pipeline.output import write_text
 from trainer.tracking.outages import FilesRefused, Refused, check_active, fault_of
 from trainer.tracking.run_files import parse_record
 from trainer.tracking.tracking import UNDELIVERED, RunRecord, Status, mend, redact, store_uri
@@ -247,7 +247,7 @@ def follow(folder: Path, trainer: IO[bytes]) -> int:
             os._exit(UNDELIVERED)  # the main thread may be inside a call that never returns
 
     threading.Thread(target=watch, daemon=True).start()
-    lock = hold(folder, wait=True)
+    held = hold(folder, wait=True)
     pause, away = POLL, ""
     while not done.is_set():
         last = closed.is_set()
@@ -271,15 +271,13 @@ def follow(folder: Path, trainer: IO[bytes]) -> int:
             if last:
                 time.sleep(POLL)
         closed.wait(pause)
-    lock.close()
+    held.close()
     return 0
 
 
 def hold(folder: Path, wait: bool) -> IO[bytes]:
     """Be the only one who delivers this run's records; BlockingIOError if another does."""
-    lock = open_beside_others(folder / ".tracking.lock")
-    fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    return lock
+    return lock(folder / ".tracking.lock", wait)
 
 
 def say_what_is_missing(folder: Path, delivery: Delivery) -> None:

@@ -7,15 +7,17 @@ asked for is left in the environment by the launcher and compared here with what
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, InitProcessGroupKwargs
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list
 
 from data_pipeline.errors import InputError
+from trainer.cli import EXIT_BAD_INPUT
 from trainer.config import Config
 
 EXIT_LOST = 76  # EX_PROTOCOL of sysexits.h: another process died or does not answer
@@ -49,6 +51,28 @@ def join(config: Config) -> Accelerator:
     if deepspeed:
         configure_deepspeed(config, accelerator)
     return accelerator
+
+
+Answer = TypeVar("Answer")
+
+
+def on_main(accelerator: Accelerator, do: Callable[[], Answer]) -> Answer:
+    """What `do` returns on the main process, on every rank.
+
+    Where it raises there, all end: the main process by that, the others in silence.
+    """
+    said: list[Any] = []
+    if accelerator.is_main_process:
+        try:
+            said = [do(), True]
+        finally:
+            broadcast_object_list(said or [None, False])
+    else:
+        said = broadcast_object_list([None, False])
+        if not said[1]:
+            raise SystemExit(EXIT_BAD_INPUT)
+    answer: Answer = said[0]
+    return answer
 
 
 def spare_compiling() -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from rich.console import Console
 
 from data_pipeline.errors import InputError
+from data_pipeline.output import write_text
 from data_pipeline.stream.stream import PairStream
 from model.interface import GroundingModel
 from model.kinds import build
@@ -21,6 +21,7 @@ from trainer.training.checkpoints import Checkpoints, State
 from trainer.training.meter import Meter
 from trainer.training.optimization import make_optimizer
 from trainer.training.preemption import StopSignals
+from trainer.training.processes import on_main
 from trainer.training.provenance import code_revision, nesting, provenance, trainable_parameters
 from trainer.training.sharding import Learner
 from trainer.training.splits import check_selection, open_split
@@ -43,6 +44,7 @@ def open_data(config: Config, accelerator: Accelerator) -> Splits:
         return None if folder is None else open_split(folder, config, accelerator)
 
     train = open_split(config.data.train, config, accelerator, held_out=False)
+    _ = train.steps  # an epoch without a batch is refused
     splits = Splits(train, stream(config.data.selection), stream(config.data.report))
     if splits.selection:
         check_selection(splits.selection.features, config)
@@ -89,8 +91,12 @@ class Run:
 def resume(
     config: Config, accelerator: Accelerator, data: Splits, stop: StopSignals, console: Console
 ) -> Run:
-    """Model, optimizer and records, as a checkpoint left them or at the beginning."""
-    path = choose_checkpoint(config, accelerator)
+    """Model, optimizer and records, as a checkpoint left them or at the beginning.
+
+    The run's folder must be held. Whatever can be refused is refused before anything is written
+    there, or told to MLflow.
+    """
+    path = on_main(accelerator, lambda: choose_checkpoint(config))
     model = build(config.model)
     if path:
         checkpoints.load_weights(path / checkpoints.WEIGHTS, model)
@@ -109,34 +115,34 @@ def resume(
     main = accelerator.is_main_process
     own = config.folder / "checkpoints"
     begun = path.name if path and path.parent == own else None
+    judge = build(config.model).to(accelerator.device).eval()
+    if main and not (config.folder / "config.yaml").is_file():
+        write_text(config.folder / "config.yaml", dump_config(config))
     return Run(
         config,
         accelerator,
         stop,
         data,
         learner,
-        build(config.model).to(accelerator.device).eval(),
+        judge,
         state,
         Checkpoints(own, config.checkpoints, dump_config(config), main, begun),
         track(config, data, model, state) if main else None,
     )
 
 
-def choose_checkpoint(config: Config, accelerator: Accelerator) -> Path | None:
-    """Where the run goes on, the same on every rank; None to begin.
+def choose_checkpoint(config: Config) -> Path | None:
+    """Where the run goes on; None to begin.
 
-    Raises InputError, on the main process, for a checkpoint that was named and is not whole.
+    Raises InputError for a checkpoint that was named and is not whole.
     """
-    chosen: list[Path | None] = [None]
-    if accelerator.is_main_process:
-        chosen = [checkpoints.newest(config.folder / "checkpoints")]
-        if chosen[0] and config.resume == "never":
-            raise InputError(f"{config.folder}: has checkpoints; choose another --name or --resume")
-        if not chosen[0] and config.resume not in ("auto", "never"):
-            chosen = [Path(config.resume).resolve()]
-            checkpoints.verify(Path(config.resume))
-    broadcast_object_list(chosen)
-    return chosen[0]
+    path = checkpoints.newest(config.folder / "checkpoints")
+    if path and config.resume == "never":
+        raise InputError(f"{config.folder}: has checkpoints; choose another --name or --resume")
+    if not path and config.resume not in ("auto", "never"):
+        path = Path(config.resume).resolve()
+        checkpoints.verify(path)
+    return path
 
 
 def track(config: Config, data: Splits, model: GroundingModel, state: State) -> Tracker:

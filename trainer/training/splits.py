@@ -1,6 +1,7 @@
 """Which features does this rank read, and does the model fit them?"""
 
 import hashlib
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from accelerate import Accelerator
@@ -101,9 +102,7 @@ def doubts_of(features: FeatureSet) -> list[str]:
     """What the annotations of a training set hardly mean, counted, a line for each kind."""
     count = len(features.samples)
     looked_at = range(0, count, -(-count // LOOKED_AT)) if count else ()
-    with ThreadPoolExecutor(OPENED_AT_ONCE) as threads:
-        stored = threads.map(lambda index: _annotations(features, index), looked_at)
-        rows = [row for of_video in stored for row in of_video]
+    rows = annotations_of(features, looked_at)
     pairs = "training pairs" + (" that were looked at" if len(looked_at) < count else "")
     bare = sum(not row.windows for row in rows)
     have = "has" if bare == 1 else "have"
@@ -111,6 +110,13 @@ def doubts_of(features: FeatureSet) -> list[str]:
         f"{bare} of {len(rows)} {pairs} {have} no window: nothing is learned of where they are"
     ]
     return lines * bool(bare) + [line.replace(" rows ", f" {pairs} ", 1) for line in doubts(rows)]
+
+
+def annotations_of(features: FeatureSet, samples: Iterable[int]) -> list[Annotation]:
+    """The rows of stored videos, by one small read each."""
+    with ThreadPoolExecutor(OPENED_AT_ONCE) as threads:
+        stored = threads.map(lambda index: _annotations(features, index), samples)
+        return [row for of_video in stored for row in of_video]
 
 
 def _annotations(features: FeatureSet, index: int) -> list[Annotation]:

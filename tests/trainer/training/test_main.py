@@ -1,8 +1,16 @@
+import dataclasses
 import json
 
 import pytest
 
 from data_pipeline.annotations import read_annotations
+from data_pipeline.features.samples import StoredQuery
+from data_pipeline.features.shards import FeatureSet
+from data_pipeline.features.writing import ShardWriter, write_manifest
+from trainer.cli import parse_config
+from trainer.config import Config
+from trainer.judging import judging
+from trainer.judging.judging import check_metric
 from trainer.main import main
 from trainer.metrics.storage import read_evaluation
 from trainer.training import checkpoints
@@ -63,21 +71,98 @@ def test_a_finished_run_is_not_trained_again(command, tmp_path):
         ("model.video_width", "13", "set model.video_width"),
         ("data.train", "/nowhere", "/nowhere/manifest.json: not found"),
         ("eval.metric", "[speed]", "eval.metric 'speed' is unknown"),
+        ("resume", "/nowhere", "/nowhere: not a complete checkpoint"),
+        ("model.queries", "1000000000", "queries is 1000000000: make it at most 65536"),
+        ("model.width", "1e400", "width"),
+        ("model.layers", f"[{'-1,' * 65}]", "layers"),
+        ("data.batch_size", "99999999999999999999", "data.batch_size: 99999999999999999999 is out"),
+        ("data.batch_size", "99999999", "data.batch_size must be at most"),
+        ("data.workers", "1000000", "data.workers must be at most"),
+        ("data.order.lanes", "100000000", "data.order.lanes must be at most"),
+        ("data.train", "a\0b", "holds a zero byte"),
+        ("runs", "a\0b", "holds a zero byte"),
+        ("optim.lr", ".nan", "optim.lr: nan is out of all bounds"),
+        ("optim.lr", ".inf", "optim.lr: inf is out of all bounds"),
+        ("timeout", "1e300", "timeout: 1e+300 is out of all bounds"),
+        ("seed", "-1", "seed -1 must be from 0"),
         ("data.batch_size", "4000", "lower data.batch_size"),
         ("model.layers", "[-9]", "use indices from -2 to 1"),
     ],
 )
-def test_a_fault_of_the_users_is_one_line_and_status_2(command, capsys, flag, value, message):
+def test_a_fault_of_the_users_is_one_line_and_status_2_and_burns_no_name(
+    command, tmp_path, capsys, flag, value, message
+):
     assert main(command(**{flag: value})) == 2
     error = capsys.readouterr().err
     assert message in error
     assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "runs" / "tiny").exists()  # the name is as free as before
 
 
-def test_another_configuration_under_a_used_name_is_refused(command, capsys):
+def test_another_configuration_under_a_used_name_is_refused_by_the_keys_that_differ(
+    command, capsys
+):
     assert main(command()) == 0
-    assert main(command(seed=5)) == 2
-    assert "choose another --name" in capsys.readouterr().err
+    assert main(command(seed=5, **{"optim.lr": 0.1})) == 2
+    error = capsys.readouterr().err
+    assert "seed 0, now 5; optim.lr 0.002, now 0.1" in error
+    assert "choose another --name" in error
+    many = {f"loss.weights.{name}": 9 for name in ("l1", "iou", "actionness", "saliency")}
+    assert main(command(seed=5, epochs=7, **many)) == 2
+    assert "; 1 more)" in capsys.readouterr().err
+
+
+def without(features, folder, **changes):
+    """The same features, all annotations changed."""
+    folder.mkdir()
+    with ShardWriter(folder, "00000") as writer:
+        for index in range(len(features.samples)):
+            sample = features.read(index)
+            queries = [
+                StoredQuery(dataclasses.replace(query.annotation, **changes), query.tokens)
+                for query in sample.queries
+            ]
+            writer.add(dataclasses.replace(sample, queries=tuple(queries)))
+        index = writer.commit()
+    write_manifest(folder, folder.name, features.provenance, {"name": "generated"}, [index])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "metric", "message"),
+    [
+        ({"saliency": None}, "[mAP, HD-mAP]", "eval.metric 'HD-mAP' cannot be measured"),
+        ({"windows": None}, "[mIoU]", "eval.metric 'mIoU' cannot be measured"),
+        ({"windows": None, "saliency": None}, "[mAP]", "eval.metric 'mAP' cannot be measured"),
+    ],
+)
+def test_a_metric_that_the_data_cannot_give_is_refused_before_the_first_step(
+    command, splits, store, tmp_path, capsys, changes, metric, message
+):
+    dev = without(FeatureSet(splits / "dev"), tmp_path / "dev", **changes)
+    flags = {"data.selection": dev, "eval.metric": metric, "tracking.mlflow": "true"}
+    assert main(command(**flags)) == 2
+    error = capsys.readouterr().err
+    assert f"{dev}: {message}" in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "runs" / "tiny").exists()
+    assert store.get_experiment_by_name("sdst") is None
+
+
+def test_a_metric_that_few_videos_can_give_is_measured(command, splits, tmp_path, monkeypatch):
+    monkeypatch.setattr(judging, "LOOKED_AT", 1)
+    features = FeatureSet(splits / "dev")
+    bare = without(features, tmp_path / "bare", saliency=None)
+    one, rest = features.read(3), [FeatureSet(bare).read(index) for index in range(3)]
+    dev = tmp_path / "dev"
+    dev.mkdir()
+    with ShardWriter(dev, "00000") as writer:
+        for sample in (*rest, one):
+            writer.add(sample)
+        index = writer.commit()
+    write_manifest(dev, "dev", features.provenance, {"name": "generated"}, [index])
+    config = parse_config(Config, command(**{"data.selection": dev, "eval.metric": "[HD-mAP]"}))
+    check_metric(FeatureSet(dev), config)
 
 
 def test_weights_of_another_model_are_refused_in_one_line(command, tmp_path, capsys):
