@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from model.config import LossConfig, ModelConfig, ObjectiveConfig, SDSTConfig
 from model.config.detr import DETRLossConfig, MomentDETRConfig, QDDETRConfig
+from model.config.pyramid import PyramidConfig, PyramidLossConfig
 
 if TYPE_CHECKING:
     from model.interface import GroundingModel, Objective
@@ -34,6 +35,12 @@ KINDS: dict[str, Kind] = {
     ),
     "qd_detr": Kind(
         QDDETRConfig, DETRLossConfig, "model.detr.detr:DETR", "model.objective.detr:DETRCriterion"
+    ),
+    "pyramid": Kind(
+        PyramidConfig,
+        PyramidLossConfig,
+        "model.pyramid.pyramid:PyramidModel",
+        "model.objective.pyramid:PyramidCriterion",
     ),
 }
 

@@ -4,6 +4,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from model.interface import Negatives
+
 
 def world_size() -> int:
     """Number of ranks, 1 outside torch.distributed."""
@@ -16,6 +18,36 @@ def total(x: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(x)
     return x
+
+
+def extremes(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest of `low` and the largest of `high` over all ranks, without gradient."""
+    found = torch.stack((-low.detach().amin(), high.detach().amax()))
+    if world_size() > 1:
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+    return -found[0], found[1]
+
+
+def next_sentences(text: Tensor, mask: Tensor) -> Negatives:
+    """The sentence of each pair's successor in the global batch, the first after the last.
+
+    text (B, T, ...), mask (B, T). Row i of rank r of W is row r + W i of the global batch. On one
+    rank the model rolls its batch itself. Reads the ranks' longest sentence on the host.
+    """
+    ranks = world_size()
+    if ranks == 1:
+        return {}
+    longest = torch.tensor(text.shape[1], device=text.device)
+    dist.all_reduce(longest, dist.ReduceOp.MAX)
+    missing = int(longest) - text.shape[1]
+    found = []
+    for x in (text, mask):
+        beyond = x.new_zeros(len(x), missing, *x.shape[2:])
+        parts = gather(torch.cat((x.detach(), beyond), 1)).chunk(ranks)  # (B, T, ...) of each rank
+        rank = dist.get_rank()
+        first = torch.cat((parts[0][1:], parts[0][:1]))
+        found.append(parts[rank + 1] if rank + 1 < ranks else first)
+    return {"other_text": found[0], "other_text_mask": found[1]}
 
 
 def gather(x: Tensor) -> Tensor:

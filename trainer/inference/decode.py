@@ -22,10 +22,12 @@ class Decoded:
 
     windows (B, M, 3) start, end in seconds within the video, and score; best first. Ties keep the
     order of the queries, so that the result does not depend on the sort.
+    real (B, M): False where a row of windows is padding; those come last.
     saliency: B arrays of one score per stored clip.
     """
 
     windows: Floats
+    real: NDArray[np.bool_]
     saliency: list[Floats]
 
 
@@ -43,11 +45,16 @@ def decode(
     ranked = scores.cpu().double().numpy()
     end = np.asarray(durations, dtype=np.float64).reshape(-1, 1, 1)
     windows = np.concatenate((np.clip(host, 0, end), ranked[..., None]), axis=-1)
-    best_first = np.argsort(-ranked, axis=1, kind="stable")
+    real = np.ones(ranked.shape, bool)
+    if prediction.valid is not None:
+        real = prediction.valid.cpu().numpy()
+    best_first = np.argsort(np.where(real, -ranked, np.inf), axis=1, kind="stable")
     windows = np.take_along_axis(windows, best_first[..., None], axis=1)
+    real = np.take_along_axis(real, best_first, axis=1)
     saliency = prediction.saliency.detach().float().cpu().double().numpy()
     lengths = video_mask.sum(1).cpu().numpy()
-    decoded = Decoded(windows, [row[:n] for row, n in zip(saliency, lengths, strict=True)])
+    kept = [row[:n] for row, n in zip(saliency, lengths, strict=True)]
+    decoded = Decoded(windows, real, kept)
     if not all(np.isfinite(values).all() for values in (host, ranked, *decoded.saliency)):
         raise InputError(NOT_FINITE)
     return decoded

@@ -246,5 +246,6 @@ class Grounder(VideoGrounder):
                 prediction, mask, torch.full((len(some),), span, device=self.device), durations
             )
             for row, offset in enumerate(offsets):
-                windows = decoded.windows[row] + np.array([offset, offset, 0.0])
+                windows = decoded.windows[row][decoded.real[row]]
+                windows = windows + np.array([offset, offset, 0.0])
                 yield Stretch(offset, offset + durations[row], windows, decoded.saliency[row])

@@ -44,7 +44,7 @@ def predict_split(
             )
         durations = [annotation.duration for annotation in batch.annotations]
         decoded = decode(prediction, batch.video_mask, batch.span, durations)
-        windows = postprocess(decoded.windows, durations, config)
+        windows = postprocess(decoded.windows, durations, config, decoded.real)
         for row, annotation in enumerate(batch.annotations):
             if not batch.repeated[row]:
                 scores = highlight_scores(decoded.saliency[row], clip_length, annotation)

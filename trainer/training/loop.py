@@ -11,6 +11,7 @@ from torch.profiler import record_function
 
 from data_pipeline.stream.batches import PairBatch
 from model.interface import Objective, Prediction
+from model.objective.ranks import next_sentences
 from trainer.config import Config
 from trainer.training.checkpoints import State
 from trainer.training.divergence import NotFinite, diagnose
@@ -93,15 +94,17 @@ def gradient(
     seed_step(config.seed, state.step, rank)
     draws = draw_pairs(config.seed, state.step, rank, world, world * len(batch))
     sums: dict[str, Tensor] = {}
-    forward = 0.0
+    forward, negatives = 0.0, config.model.needs_negatives
     for part, draw in zip(batch.split(parts), draws.chunk(parts), strict=True):
         with record_function("copy to device"):
             part = part.to(accelerator.device)
         with accelerator.accumulate(learner.network):
             begin = time.perf_counter()
             with record_function("forward"), accelerator.autocast():
+                text = part.text.float()
+                others = next_sentences(text, part.text_mask) if negatives else {}
                 prediction: Prediction = learner.network(
-                    part.video.float(), part.video_mask, part.text.float(), part.text_mask
+                    part.video.float(), part.video_mask, text, part.text_mask, **others
                 )
             forward += time.perf_counter() - begin
             with record_function("losses"):
