@@ -13,7 +13,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -53,14 +53,19 @@ def make_parser(description: str | None) -> jsonargparse.ArgumentParser:
     )
 
 
-def parse(parser: jsonargparse.ArgumentParser, args: Sequence[str] | None) -> Any:
-    """Parsed arguments, with dataclasses built.
+def parse(
+    parser: jsonargparse.ArgumentParser,
+    args: Sequence[str] | None,
+    files: Mapping[str, Any] | None = None,
+) -> Any:
+    """Parsed arguments, with dataclasses built; `files` are read already: their values by name.
 
     Raises InputError, in one line and with the nearest valid name, for an unknown key, a value of
     the wrong type, a value that a dataclass refuses in `__post_init__`, or a key `class_path`.
     """
     try:
-        namespace = parser.parse_args(args)
+        given = [to_yaml(files[each]) if files and each in files else each for each in args or ()]
+        namespace = parser.parse_args(given if files else args)
         check_plain(namespace.as_dict(), "the command line")
         check_numbers(namespace.as_dict())
         return parser.instantiate(namespace)
@@ -87,7 +92,8 @@ def parse_config(
 ) -> Config:
     """Read `--config FILE` and `--section.field value` overrides into the dataclass `schema`.
 
-    Dashes in a flag's name are as good as underscores.
+    Dashes in a flag's name are as good as underscores. Where a later `model.kind` is another than a
+    file's, that file's `model` and `loss` do not apply, but for the widths of the features.
     """
     args = [_underscored(argument) for argument in (sys.argv[1:] if args is None else args)]
     args = [part for each in args for part in _parts(each)]
@@ -98,10 +104,11 @@ def parse_config(
     }
     kind = _kind(schema, args, files)
     for file, values in files.items():
+        files[file] = values = _of_this_kind(values, kind)
         # For its faults: the parser does not say where they are.
         check_sections(schema, values, file, kind=kind)
     parser = _config_parser(schema, description, kind)  # type: ignore[arg-type]  # a class has a hash
-    values = parse(parser, args).as_dict()
+    values = parse(parser, args, files).as_dict()
     values.pop("config")
     try:
         return schema(**values)
@@ -153,6 +160,15 @@ def _kind(schema: type[Any], args: Sequence[str], files: dict[str, Any]) -> str:
         mend = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(KINDS)}"
         raise InputError(f"{source}model.kind {shown(kind)} is no kind of model; {mend}")
     return kind
+
+
+def _of_this_kind(values: Any, kind: str) -> Any:
+    """What a file holds that applies to models of `kind`."""
+    model = values.get("model") if isinstance(values, dict) else None
+    if not kind or not isinstance(model, dict) or model.get("kind", "sdst") == kind:
+        return values
+    described = {name: model[name] for name in ("video_width", "text_width") if name in model}
+    return {name: value for name, value in values.items() if name != "loss"} | {"model": described}
 
 
 def _of_kind(schema: type[Any], kind: str) -> dict[str, type[Any]]:

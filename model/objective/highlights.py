@@ -61,8 +61,8 @@ def rank_contrast(scores: Tensor, labels: Tensor, mask: Tensor, counted: Tensor)
     scores = scores - scores.amax(1, keepdim=True).detach()
     log_p = scores - (scores.exp().sum(1, keepdim=True) + EPSILON).log()  # (B, X)
     rank = torch.arange(1, STEPS, device=scores.device)[:, None, None]
-    positive = labels >= rank  # (11, B, X)
-    gained = torch.where(positive & mask, log_p, 0.0).sum(-1)  # (11, B)
+    positive = (labels >= rank) & mask  # (11, B, X)
+    gained = torch.where(positive, log_p, 0.0).sum(-1)  # (11, B)
     losses = -gained / (positive.sum(-1) + EPSILON)
     return subset_mean(losses.sum(0), counted) / STEPS
 

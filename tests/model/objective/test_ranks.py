@@ -3,6 +3,7 @@
 Run as a program, this file is one of the ranks.
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,22 +13,31 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from model.config import LossConfig, LossWeights, SDSTConfig
-from model.objective.losses import Criterion
-from model.sdst.sdst import SDST
+from model.config import LossConfig, LossWeights
+from model.kinds import KINDS, build, build_objective
+from model.objective.ranks import next_sentences
 
 PAIRS = 6
 CLIPS = torch.tensor([4, 9, 7, 12, 3, 12])  # the longest of the two halves differ
+WORDS = torch.tensor([5, 3, 1, 4, 2, 3])
 
 
-def learn(rows, wrap):
+OWN = {
+    "sdst": {"layers": (-1, -2), "queries": 6, "roi_bins": 4},
+    "moment_detr": {"queries": 6, "feed_forward": 64},
+    "qd_detr": {"queries": 6, "feed_forward": 64},
+    "pyramid": {"feed_forward": 64, "dummies": 3, "encoder_layers": 1, "text_to_video_layers": 2},
+}
+
+
+def learn(kind, rows, wrap):
     """Losses and gradients of the given rows of a fixed batch, padded to their own longest."""
     torch.manual_seed(0)
-    config = SDSTConfig(
-        video_width=12, text_width=10, layers=(-1, -2), width=32, heads=4, queries=6,
-        input_dropout=0.0, dropout=0.0, roi_bins=4,
+    config = KINDS[kind].config(
+        video_width=12, text_width=10, width=32, heads=4, input_dropout=0.0, dropout=0.0,
+        **OWN[kind],
     )  # fmt: skip
-    model = SDST(config)
+    model = build(config)
     with torch.no_grad():  # away from the zero initialisations, so that every part has a gradient
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -40,11 +50,14 @@ def learn(rows, wrap):
     longest = int(CLIPS[rows].max())
     clip_mask = torch.arange(longest) < CLIPS[rows][:, None]
     wrapped = wrap(model)  # held on to: DDP averages during the backward pass
-    prediction = wrapped(
-        video[rows, :longest], clip_mask, text[rows], torch.ones(len(draw[rows]), 5) > 0
-    )
+    word_mask = torch.arange(5) < WORDS[rows][:, None]
+    words = int(WORDS[rows].max())
+    sentences = text[rows, :words], word_mask[:, :words]
+    others = next_sentences(*sentences) if config.needs_negatives else {}
+    prediction = wrapped(video[rows, :longest], clip_mask, *sentences, **others)
     weights = LossWeights(saliency=1, alignment_batch=1, alignment_layers=1)
-    total, losses = Criterion(LossConfig(weights=weights))(
+    loss = LossConfig(weights=weights) if kind == "sdst" else KINDS[kind].loss()
+    total, losses = build_objective(config, loss)(
         prediction, windows[rows], window_mask[rows], saliency[rows, :longest], clip_mask,
         draw[rows],
     )  # fmt: skip
@@ -53,23 +66,25 @@ def learn(rows, wrap):
     return {name: loss.detach() for name, loss in losses.items()}, gradients
 
 
-def run_rank(rank, folder):
+def run_rank(kind, rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    half = PAIRS // 2
-    losses, gradients = learn(slice(rank * half, (rank + 1) * half), DistributedDataParallel)
+    # Row i of rank r of W is row r + W i of the global batch.
+    losses, gradients = learn(kind, slice(rank, None, 2), DistributedDataParallel)
     for loss in losses.values():
         dist.all_reduce(loss)
     if rank == 0:
         torch.save({"losses": losses, "gradients": gradients}, f"{folder}/result.pt")
-    dist.destroy_process_group()
+    dist.barrier()
+    os._exit(0)  # threads of the group that still run would abort an ordinary end now and then
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_two_ranks_with_half_the_batch_each_learn_what_one_rank_learns(tmp_path):
+@pytest.mark.parametrize("kind", OWN)
+def test_two_ranks_with_half_the_batch_each_learn_what_one_rank_learns(tmp_path, kind):
     root = Path(__file__).parents[3]
     ranks = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)], cwd=root,
+        subprocess.Popen([sys.executable, __file__, kind, str(rank), str(tmp_path)], cwd=root,
                          env={"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"})
         for rank in range(2)
     ]  # fmt: skip
@@ -79,7 +94,7 @@ def test_two_ranks_with_half_the_batch_each_learn_what_one_rank_learns(tmp_path)
         for rank in ranks:
             rank.kill()
     result = torch.load(tmp_path / "result.pt", weights_only=True)
-    losses, gradients = learn(slice(None), lambda model: model)
+    losses, gradients = learn(kind, slice(None), lambda model: model)
     for name, loss in losses.items():
         torch.testing.assert_close(result["losses"][name] / 2, loss, atol=1e-5, rtol=1e-5)
     for name, gradient in gradients.items():
@@ -89,4 +104,4 @@ def test_two_ranks_with_half_the_batch_each_learn_what_one_rank_learns(tmp_path)
 
 
 if __name__ == "__main__":
-    run_rank(int(sys.argv[1]), sys.argv[2])
+    run_rank(sys.argv[1], int(sys.argv[2]), sys.argv[3])

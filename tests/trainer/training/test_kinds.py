@@ -1,0 +1,181 @@
+"""Every kind of model is trained, stopped, resumed, scored and used by the same code."""
+
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+import torch
+from torch import nn
+
+import tests.trainer.training.test_kinds as here
+from data_pipeline.errors import InputError
+from model.config import LossConfig, ModelConfig
+from model.interface import GroundingModel, Objective, Prediction
+from model.kinds import KINDS, Kind
+from trainer.cli import dump_config, parse_config
+from trainer.config import Config
+from trainer.inference.pretrained import load_pretrained
+from trainer.main import main
+from trainer.training import checkpoints
+
+OTHERS = {
+    "moment_detr": {"model.feed_forward": 64},
+    "qd_detr": {"model.feed_forward": 64},
+    "flash": {"model.kind": "pyramid", "model.dummies": 3, "model.feed_forward": 64},
+    "recurrent": {
+        "model.kind": "pyramid", "model.encoder": "recurrent", "model.layers": "[-1, -2]",
+        "model.feed_forward": 64,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def kind_command(command):
+    """The flags of a tiny run of an entry of `OTHERS`, or of a kind of that name."""
+
+    def build(kind, **changes):
+        flags = {"model.kind": kind, "model.layers": "[-1]"} | OTHERS.get(kind, {}) | changes
+        line = command(**flags)
+        if flags["model.kind"] == "pyramid":
+            line = [flag for flag in line if not flag.startswith("--model.queries")]
+        return line
+
+    return build
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_run_that_is_killed_goes_on_to_the_same_weights(
+    kind_command, tmp_path, monkeypatch, name
+):
+    assert main(kind_command(name, name="whole")) == 0
+    with monkeypatch.context() as patch:
+
+        def interrupted(*arguments):
+            original(*arguments)
+            raise KeyboardInterrupt
+
+        original = checkpoints.Checkpoints.save
+        patch.setattr(checkpoints.Checkpoints, "save", interrupted)
+        assert main(kind_command(name, name="broken")) == 130
+    assert main(kind_command(name, name="broken")) == 0
+    whole, broken = (
+        (tmp_path / "runs" / run / "model" / "model.safetensors").read_bytes()
+        for run in ("whole", "broken")
+    )
+    assert whole == broken
+    result = json.loads((tmp_path / "runs" / "whole" / "metrics.json").read_text())
+    assert {"R1@0.5", "mAP", "HD-mAP", "HIT@1"} <= set(result["metrics"])
+    model, export = load_pretrained(tmp_path / "runs" / "whole")
+    assert export.model.kind == KINDS[export.model.kind].config().kind == model.config.kind
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_its_checkpoint_is_scored_without_training(kind_command, tmp_path, name):
+    assert main(kind_command(name, epochs=1)) == 0
+    folder = tmp_path / "runs" / "tiny"
+    trained = json.loads((folder / "metrics.json").read_text())["metrics"]
+    arguments = kind_command(name, epochs=1, name="again")
+    assert main([*arguments, f"--checkpoint={folder}", "--eval"]) == 0
+    scored = tmp_path / "runs" / "again" / "evaluation" / "val" / "metrics.json"
+    assert json.loads(scored.read_text())["metrics"] == pytest.approx(trained)
+
+
+def test_a_configuration_survives_its_own_yaml(kind_command, tmp_path):
+    for name in OTHERS:
+        config = parse_config(Config, kind_command(name))
+        path = tmp_path / "config.yaml"
+        path.write_text(dump_config(config))
+        assert parse_config(Config, ["--config", str(path)]) == config
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--model.kind", "qd-detr"],
+            "model.kind 'qd-detr' is no kind of model; did you mean 'qd_",
+        ),
+        (["--model.kind", "x"], "choose from sdst, moment_detr, qd_detr, pyramid"),
+        (["--model.anchors", "true"], "unknown key 'model.anchors'"),
+        (["--model.kind=qd_detr", "--model.points=3"], "unknown key 'model.points'"),
+        (["--model.kind=qd_detr", "--loss.temperature=1"], "unknown key 'loss.temperature'"),
+    ],
+)
+def test_what_a_kind_does_not_have_is_refused(flags, message):
+    with pytest.raises(InputError, match=message.replace("?", r"\?")):
+        parse_config(Config, flags)
+
+
+def test_the_last_kind_that_is_given_decides(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("model: {kind: qd_detr, anchors: false, video_width: 5}\nepochs: 3\n")
+    config = parse_config(Config, ["--config", str(path)])
+    assert (config.model.kind, config.model.anchors) == ("qd_detr", False)
+    flags = ["--config", str(path), "--model.kind=moment_detr"]
+    other = parse_config(Config, flags)
+    assert (other.model.kind, other.model.video_width, other.epochs) == ("moment_detr", 5, 3)
+    path.write_text("model: {points: 2}\nloss: {weights: {l1: 1}}\n")
+    assert parse_config(Config, [*flags, "--loss.margin=1"]).loss.margin == 1
+
+
+@dataclass(frozen=True)
+class CentreConfig(ModelConfig):
+    """Attributes:
+    kind: centre
+    video_width: width Dv of the frozen video features
+    text_width: width Dt of the frozen text features
+    layers: the stored feature layer that is read
+    """
+
+    KERNELS = ()
+
+    kind: Literal["centre"] = "centre"
+    video_width: int = 4
+    text_width: int = 4
+    layers: tuple[int, ...] = (-1,)
+    queries: int = 1
+
+
+class Centre(GroundingModel):
+    """One learned span, and a clip's saliency from the clip alone: a fifth kind."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.span = nn.Parameter(torch.zeros(2))
+        self.score = nn.Linear(config.video_width, 1)
+
+    def forward(self, video, video_mask, text, text_mask):
+        saliency = self.score(video[:, :, self.config.layers[0]]).squeeze(-1)
+        spans = self.span.sigmoid().expand(1, len(video), 1, 2)
+        best = saliency.masked_fill(~video_mask, -1e4).amax(1)
+        return Prediction(
+            best[None, :, None], spans, saliency, best.new_zeros(len(video), 1).long()
+        )
+
+
+class CentreObjective(Objective):
+    """Distance of the span to the first window, and of the saliency to the annotated one."""
+
+    def __init__(self, loss):
+        super().__init__()
+
+    def forward(self, prediction, windows, window_mask, saliency, video_mask, draw=None):
+        losses = {
+            "span": (prediction.spans[0, :, 0] - windows[:, 0]).abs().mean(),
+            "saliency": ((prediction.saliency.sigmoid() - saliency)[video_mask] ** 2).mean(),
+        }
+        return sum(losses.values()), losses
+
+
+def test_a_fifth_kind_is_a_model_a_configuration_and_a_line(kind_command, tmp_path, monkeypatch):
+    parts = (f"{here.__name__}:{name}" for name in ("Centre", "CentreObjective"))
+    monkeypatch.setitem(KINDS, "centre", Kind(here.CentreConfig, LossConfig, *parts))
+    line = kind_command("centre", **{"model.queries": 1})
+    line = [flag for flag in line if not flag.startswith(("--model.width", "--model.heads"))]
+    line = [flag for flag in line if not flag.startswith(("--model.input_dropout",))]
+    assert main(line) == 0
+    model, _ = load_pretrained(tmp_path / "runs" / "tiny")
+    assert type(model) is here.Centre
+    assert model.span.abs().sum() > 0
