@@ -70,8 +70,11 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, complete or not at all; NotWritten where it cannot be."""
-    write_bytes(path, text.encode())
+    """Write a text file, complete or not at all; NotWritten where it cannot be.
+
+    Bytes of names that are no text are escaped, as JSON has it too.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -87,7 +87,7 @@ class Page:
             f"Clips of {features.clip_length:g} s: {len(features.features)}, {looked}; "
             f"answered in {answered - encoded:.2f} s."
         )
-        return _answer(video, found, summary)
+        return _answer(video, found, summary, features.warnings)
 
     def _watch(self, progress: Any) -> Callable[[float], None]:
         def watch(share: float) -> None:
@@ -123,8 +123,9 @@ def _sentences(text: str) -> list[str]:
     return sentences
 
 
-def _answer(video: Video, found: Sequence[Grounding], summary: str) -> str:
+def _answer(video: Video, found: Sequence[Grounding], summary: str, warnings: Sequence[str]) -> str:
     """What was found, as HTML."""
+    warnings = [video.named(line) for line in warnings]
     drawn = []
     for number, grounding in enumerate(found, start=1):
         lines = draw_timeline(grounding.timeline(), SHOWN) | {"strip": video.strip}
@@ -134,12 +135,15 @@ def _answer(video: Video, found: Sequence[Grounding], summary: str) -> str:
             window["clip"] = f"videos/{video.key}/{seconds}.mp4"
             window["file"] = f"{video.path.stem}-{number}-{rank}.mp4"
         drawn.append(lines)
-    text = json.dumps(to_json(Path(video.path.name), list(found)), ensure_ascii=False, indent=1)
+    text = json.dumps(
+        to_json(Path(video.path.name), list(found), warnings), ensure_ascii=False, indent=1
+    )
     data = base64.b64encode(text.encode()).decode()
     return fill(
         "demo_answer.html",
         fault=None,
         summary=summary,
+        warnings=warnings,
         found=drawn,
         json=f"data:application/json;base64,{data}",
         json_file=f"{video.path.stem}.json",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from data_pipeline.errors import InputError, told
 from data_pipeline.output import NotWritten
-from data_pipeline.untrusted import iter_rows, reading
+from data_pipeline.untrusted import iter_rows, readable, reading
 from data_pipeline.video.video import VideoFile
 from trainer.cli import load_config
 from trainer.config import Config
@@ -106,6 +106,10 @@ class Video:
                 self._features = grounder.encode(self.path, progress=progress)
         return self._features
 
+    def named(self, line: str) -> str:
+        """A line that calls the file by its name."""
+        return line.replace(readable(str(self.path)), readable(self.path.name))
+
     def clip(self, start: float, end: float) -> Path:
         """The file of the seconds [start, end), cut when first asked for, as browsers play it."""
         if not 0 <= start < end <= self.duration + 0.001:  # its place is rounded to milliseconds
@@ -175,8 +179,9 @@ class Videos:
 
     def _hold(self, path: Path, folder: Path) -> Video:
         with _named(path):
-            duration = VideoFile(path).info.duration
-            strip = [data_uri(picture) for picture in film_strip(path, duration)]
+            file = VideoFile(path, damage="bear")
+            duration = file.info.duration
+            strip = [data_uri(picture) for picture in film_strip(file, duration)]
         video = Video(secrets.token_urlsafe(16), path, folder, duration, strip)
         with self._lock:
             self._use(video)
@@ -203,7 +208,7 @@ def _named(path: Path) -> Iterator[None]:
     except NotWritten as error:
         raise InputError(f"{path.name}: there is no room for it on the server") from error
     except InputError as error:
-        raise InputError(str(error).replace(str(path), path.name)) from error
+        raise InputError(str(error).replace(readable(str(path)), readable(path.name))) from error
     except Exception as error:  # whatever an odd video trips
         raise InputError(f"{path.name}: cannot be used ({told(error)})") from error
 

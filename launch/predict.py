@@ -183,15 +183,17 @@ def predict_one(grounder: "VideoGrounder", video: Path, sentences: list[str], op
     quiet = options.json is not None and str(options.json) == "-"
     console = terminal(stderr=quiet)
     with console.status(Text(f"looking through {video.name}")):
-        found = [
-            each.best(threshold=options.threshold) for each in grounder.predict(video, sentences)
-        ]
+        answer = grounder.predict(video, sentences)
+        found = [each.best(threshold=options.threshold) for each in answer]
+    for line in answer.warnings:
+        console.print(Text(f"warning   {line}", style="yellow"), soft_wrap=True)
     for grounding in found:
         console.print(_table(grounding, options.top), "")
         if grounding.warning:
             console.print(Text(f"this sentence is {grounding.warning}", style="yellow"))
     if options.json is not None:
-        text = json.dumps(to_json(video, found), ensure_ascii=False, indent=1, allow_nan=False)
+        results = to_json(video, found, answer.warnings)
+        text = json.dumps(results, ensure_ascii=False, indent=1, allow_nan=False)
         if quiet:
             print(text)
         else:

@@ -10,7 +10,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from data_pipeline.errors import InputError, told
 from data_pipeline.output import NotWritten, make_folder, write_text
-from data_pipeline.untrusted import read_json, read_text, reading, shown
+from data_pipeline.untrusted import read_json, read_text, readable, reading, shown
 from data_pipeline.video.names import is_video
 from trainer.cli import terminal
 from trainer.metrics import ZERO_SHOT
@@ -96,6 +96,7 @@ def predict_batch(
     console = terminal(stderr=True)
     failures: list[dict[str, str]] = []
     cut: dict[str, str] = {}
+    doubtful = 0
     stopped: NotWritten | None = None
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
@@ -105,8 +106,11 @@ def predict_batch(
             try:
                 version = _version(video)  # before it is read: what changes meanwhile is done again
                 found = grounder.predict(video, sentences)
+                for line in found.warnings:
+                    progress.console.print(f"warning: {line}", style="yellow", soft_wrap=True)
+                doubtful += bool(found.warnings)
                 cut |= {each.query: each.warning for each in found if each.warning}
-                result = made | {"source": version} | to_json(video, found)
+                result = made | {"source": version} | to_json(video, found, found.warnings)
                 text = json.dumps(result, ensure_ascii=False, allow_nan=False)
                 write_text(place(output, name), text)
                 other = before[name].get("video", str(video))
@@ -118,8 +122,9 @@ def predict_batch(
                     stopped = error
                     break
                 cause = told(error)
-                failures.append({"video": str(video), "error": cause})
-                line = cause if str(video) in cause else f"{video}: {cause}"
+                failures.append({"video": readable(str(video)), "error": cause})
+                name = readable(str(video))
+                line = cause if name in cause else f"{name}: {cause}"
                 progress.console.print(f"skipped: {line}", style="yellow", soft_wrap=True)
             progress.advance(task)
     try:
@@ -133,6 +138,7 @@ def predict_batch(
     console.print(
         f"{len(videos) - len(failures)} of {len(videos)} videos in {output}, "
         f"{len(videos) - len(todo)} of them from before; {len(failures)} skipped"
+        f"{f', {doubtful} with warnings' if doubtful else ''}"
     )
     return FAILED if failures else 0
 
@@ -157,10 +163,13 @@ def _identity(grounder: "VideoGrounder", model: Path) -> dict[str, str]:
     }
 
 
-def to_json(video: Path, found: "Sequence[Grounding]") -> dict[str, Any]:
+def to_json(
+    video: Path, found: "Sequence[Grounding]", warnings: Sequence[str] = ()
+) -> dict[str, Any]:
     """The results for one video as JSON values."""
     return {
         "video": str(video),
+        **({"warnings": list(warnings)} if warnings else {}),
         "duration": round(found[0].duration, 3),
         "results": [grounding.to_row() for grounding in found],
     }

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import errno
 import functools
+import io
 import itertools
 import os
 import re
@@ -245,8 +246,12 @@ def _plain(value: Any) -> Any:
 def terminal(stderr: bool = False, soft_wrap: bool = False) -> Console:
     """The terminal, on which what people write (names, paths, sentences) comes out as typed.
 
-    Brackets and colons style nothing; what is to be styled is a `rich.text.Text`.
+    Brackets and colons style nothing; what is to be styled is a `rich.text.Text`. What the
+    terminal's encoding lacks, as bytes in names that are no text, is escaped.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     return Console(stderr=stderr, soft_wrap=soft_wrap, markup=False, emoji=False, highlight=False)
 
 

@@ -41,12 +41,14 @@ class VideoFeatures:
     """`features` (L, K, Dv) of the clips of a video of `duration` seconds, or of a range of it.
 
     `joint` (L, J) are the clips in the space that the encoders share; None where they share none.
+    `warnings` say, a line each, what of the file is damaged.
     """
 
     features: Half
     duration: float
     clip_length: float
     joint: Half | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,9 +145,10 @@ class FeatureEncoder:
         """Features of a video file, or of the clips from `start` to `end` seconds of it.
 
         `progress` is told the share that is done, in [0, 1], after each clip; what it raises ends
-        the work. Raises InputError for a file that cannot be decoded.
+        the work. What is damaged is passed over and told in `warnings`. Raises InputError for a
+        file of which nothing can be decoded.
         """
-        video = VideoFile(path)
+        video = VideoFile(path, damage="bear")
         end = video.info.duration if end is None else min(end, video.info.duration)
         clips = video.clips(
             self.config.clip_length,
@@ -163,7 +166,7 @@ class FeatureEncoder:
         if isinstance(result, InputError):
             raise result
         length = self.config.clip_length
-        return VideoFeatures(result.features, end - start, length, result.joint)
+        return VideoFeatures(result.features, end - start, length, result.joint, video.warnings)
 
     def encode_clips(
         self, pieces: Iterable[tuple[Key, Frames | InputError | None]]

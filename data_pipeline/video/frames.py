@@ -175,7 +175,7 @@ class _Clock:
             for number in range(first, len(self._given))
             if not self._given[number].discard
         ]
-        end = max(ends)
+        end = max(ends, default=0.0)
         return end if self._lasting and end > self.times[-1] else self.times[-1] + self._step
 
 

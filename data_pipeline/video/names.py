@@ -1,7 +1,6 @@
-"""How are files of videos named, which one is that of a video, and how is its name printed?"""
+"""How are files of videos named, and which one is that of a video?"""
 
 import os
-from pathlib import Path
 
 from data_pipeline.storage import Location, Source
 
@@ -43,9 +42,3 @@ def find_video(folder: Source, vid: str) -> Location | None:
     found = [name for name in names if os.path.splitext(name)[0] == stem and is_video(name)]
     found.sort(key=lambda name: SUFFIXES.index(os.path.splitext(name)[1].lower()))
     return next((place / name for name in found if (place / name).is_file()), None)
-
-
-def readable(path: str | Path) -> str:
-    """A path as it can be printed on a line: bytes that are no text are escaped."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

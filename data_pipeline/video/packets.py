@@ -84,7 +84,8 @@ class Packets:
         if pts is None:
             self.doubt = self.doubt or "no presentation times"
         if dts is not None:
-            if self._last is not None and not 0 < dts - self._last <= furthest:
+            steady = self._last is None or 0 < dts - self._last <= furthest
+            if not steady or abs(stamp - dts) > furthest:
                 self.doubt = self.doubt or "a clock that jumps"
             self._last = dts
 
@@ -113,7 +114,7 @@ def read_packets(container: Any, stream: Any, bear: bool) -> Packets:
     video, base = stream.index, bases[stream.index]
     furthest = JUMP / base if may_jump(container) else math.inf
     not_shown = _NOT_SHOWN.get(stream.codec_context.codec.canonical_name)
-    for packet in _until_fault(container.demux(), found):
+    for packet in demuxed(container, found=found):
         size = packet.size
         stamp = packet.dts if packet.pts is None else packet.pts
         if size:
@@ -135,13 +136,19 @@ def read_packets(container: Any, stream: Any, bear: bool) -> Packets:
     return found
 
 
-def _until_fault(packets: Iterator[Any], found: Packets | None = None) -> Iterator[Any]:
-    """Packets as far as they can be read; -1 is what some demuxers say at the end of a file."""
-    try:
-        yield from packets
-    except av.FFmpegError as error:
-        if found is not None and error.errno != errno.EPERM:
-            found.stopped = str(error.strerror)
+def demuxed(container: Any, *streams: Any, found: Packets | None = None) -> Iterator[Any]:
+    """Packets of the streams, or of all, as far as they can be read."""
+    while True:
+        try:
+            yield from container.demux(*streams)
+            return
+        except IndexError:  # PyAV's, for a packet of a stream that begins on the way: passed over
+            pass
+        except av.FFmpegError as error:
+            # -1 is what some demuxers say at the end of a file.
+            if found is not None and error.errno != errno.EPERM:
+                found.stopped = str(error.strerror)
+            return
 
 
 _NOT_SHOWN: dict[str, Callable[[Any], bool]] = {
@@ -187,7 +194,7 @@ def fed(container: Any, stream: Any, has_keys: bool) -> Iterator[Any]:
     the end.
     """
     waiting = has_keys
-    for packet in _until_fault(container.demux(stream)):
+    for packet in demuxed(container, stream):
         waiting = waiting and not packet.is_keyframe
         if packet.size and not waiting:
             yield packet

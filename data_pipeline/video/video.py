@@ -12,13 +12,13 @@ import numpy as np
 from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
+from data_pipeline.untrusted import readable
 from data_pipeline.video.frames import (
     Damage,
     merged,
     until_key,
 )
 from data_pipeline.video.listing import VideoInfo, Watch, list_video
-from data_pipeline.video.names import readable
 from data_pipeline.video.opening import VideoError, opened
 from data_pipeline.video.packets import fed
 
@@ -79,7 +79,7 @@ class VideoFile:
         time_limit: float = math.inf,
     ) -> None:
         self.path = Path(path)
-        self.name = name or readable(path)
+        self.name = name or readable(str(path))
         self._bear = damage == "bear"
         self.listing = list_video(self.path, self.name, self._bear, time_limit)
         self.info, self._frames = self.listing.info, self.listing.frames
@@ -147,18 +147,27 @@ class VideoFile:
         for index, frame in self._decoded(range(first, after), lambda frame: frame):
             yield self._frames.times[index], frame
 
-    def stills(self, instants: Sequence[float], image_size: int) -> Iterator[Picture]:
-        """For each instant the nearest key frame (H, W, 3), which costs little in a long video.
+    def stills(
+        self, instants: Sequence[float], image_size: int, exact: bool = True
+    ) -> Iterator[Picture]:
+        """What is shown at each of the ascending instants, (H, W, 3).
 
-        Where frames could only be listed by decoding, what is shown at the instant.
+        Unless `exact`, the nearest key frame, which costs little in a long video.
         """
         times, take = self._frames.times, self._resized(image_size)
-        keys = sorted({self._shown_at(moment) for moment in self._frames.key_times})
+        shown = [self._shown_at(instant) for instant in instants]
+        keys = [self._shown_at(moment) for moment in self._frames.key_times if moment >= times[0]]
+        if exact or self._frames.stamps is None or not keys:
+            pictures = self._decoded(sorted(set(shown)), take)
+            index, picture = next(pictures)
+            for wanted in shown:
+                while index < wanted:
+                    index, picture = next(pictures)
+                yield picture
+            return
         for instant in instants:
-            shown = self._shown_at(instant)
-            if self._frames.stamps is not None:
-                shown = min(keys, key=lambda index: abs(times[index] - instant))
-            yield next(self._decoded([shown], take))[1]
+            near = min(keys, key=lambda index: abs(times[index] - instant))
+            yield next(self._decoded([near], take, only_keys=True))[1]
 
     def key_frame_near(self, start: float, tolerance: float) -> float | None:
         """Seconds of the nearest key frame, no further than `tolerance` from `start`, if any.
@@ -195,23 +204,28 @@ class VideoFile:
         wanted: Sequence[int],
         take: Callable[[Any], Taken],
         time_limit: float = math.inf,
+        only_keys: bool = False,
     ) -> Iterator[tuple[int, Taken]]:
         """The wanted frames by their numbers, in order, each with what `take` makes of it.
 
         Decoding begins at a key frame before the first; where that does not bring what it should,
-        at the start of the file.
+        at the start of the file. `only_keys`: key frames are wanted, others need not be decoded.
         """
         watch = Watch(self.name, time_limit, self.listing.seconds)
         left = deque(wanted)
         before: list[Taken] = []  # the last one taken
         good = False
-        for place in (self._place_before(wanted[0]), None):
+        place = self._place_before(wanted[0])
+        ways = [(place, only_keys), (None, only_keys), (None, False)]
+        ways = list(dict.fromkeys(ways))
+        for way in ways:
+            last = way == ways[-1]
             with opened(self.path, self.name) as (container, stream):
-                for index, frame in self._numbered(container, stream, place, left, watch):
+                for index, frame in self._numbered(container, stream, left, watch, *way, not last):
                     if index < left[0]:
                         continue
                     if index > left[0] or frame.is_corrupt:
-                        if place is not None:
+                        if not last:
                             break
                         self._fault(self._frames.times[left[0]])
                     good = good or not frame.is_corrupt
@@ -245,13 +259,15 @@ class VideoFile:
         self,
         container: Any,
         stream: Any,
-        place: tuple[int, int] | None,
         left: Sequence[int],
         watch: Watch,
+        place: tuple[int, int] | None,
+        only_keys: bool,
+        strict: bool,
     ) -> Iterator[tuple[int, Any]]:
         """Decoded frames with their numbers: those `left`, or all where they must be counted.
 
-        Ends at the first fault if it begins at a `place`, which may be no good one to begin at.
+        Ends at the first fault if `strict`, as where `place` may be no good one to begin at.
         """
         stamps = self._frames.stamps
         numbers = {stamps[index]: index for index in left} if stamps is not None else {}
@@ -263,19 +279,21 @@ class VideoFile:
             if place is not None:
                 container.seek(place[1], stream=stream, backward=True)
             for packet in packets:
+                if only_keys and packet.size and not packet.is_keyframe:
+                    continue
                 if skips:
                     # Frames that nothing refers to are skipped inside the decoder: exact, as the
                     # frames that are kept do not depend on them.
                     skip = packet.size > 0 and packet.pts not in numbers
                     stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
-                for frame in self._decode(packet, strict=place is not None):
+                for frame in self._decode(packet, strict):
                     index = numbers.get(frame.pts) if stamps is not None else count
                     count += 1
                     if index is not None:
                         yield index, frame
                 watch.check()
         except av.FFmpegError:
-            if place is None and not self._bear:
+            if not strict and not self._bear:
                 raise
 
     def _decode(self, packet: Any, strict: bool) -> Sequence[Any]:

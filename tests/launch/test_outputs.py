@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from launch import compare, convert_internvideo2, evaluate, predict, sweep
-from trainer.inference.grounding import Grounding
+from trainer.inference.grounding import Grounding, Groundings
 
 
 class FakeGrounder:
@@ -20,12 +20,14 @@ class FakeGrounder:
         self.seen: list[str] = []
         self.at: dict[str, Callable[[], object]] = {}
 
-    def predict(self, video: Path, sentences: list[str]) -> list[Grounding]:
+    def predict(self, video: Path, sentences: list[str]) -> Groundings:
         self.seen.append(video.name)
         self.at.get(video.name, lambda: None)()
         saliency = np.array([0.0, 1.0, 0.5], np.float32)
         windows = ((1.0, 3.0, 0.9), (0.0, 6.0, 0.2))
-        return [Grounding(sentence, 6.0, 2.0, windows, saliency) for sentence in sentences]
+        return Groundings(
+            Grounding(sentence, 6.0, 2.0, windows, saliency) for sentence in sentences
+        )
 
 
 @pytest.fixture

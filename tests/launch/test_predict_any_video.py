@@ -14,11 +14,14 @@ import torch
 from PIL import Image
 
 from data_pipeline.config import EncoderConfig
+from data_pipeline.errors import InputError
 from data_pipeline.extraction.encoding import FeatureEncoder
 from data_pipeline.features.shards import FeatureSet
+from data_pipeline.video.video import VideoFile
 from launch import extract, predict
 from model.config import SDSTConfig
 from model.sdst.sdst import SDST
+from tests.data_pipeline.conftest import write_video
 from trainer.cli import dump_config
 from trainer.inference.predict import Grounder
 from trainer.inference.pretrained import Export, encoder_of
@@ -196,6 +199,80 @@ def test_a_video_that_cannot_be_used_is_one_line(
     assert re.search(cause, error)
     assert str(video) in error
     assert error.count("\n") == 1
+
+
+def test_a_damaged_video_is_answered_for_and_its_damage_told(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    whole = write_video(tmp_path / "whole.mp4", picture=noisy, movflags="faststart", g="10")
+    with av.open(str(whole)) as source:
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        place, size = packets[20].pos, packets[20].size
+    data = bytearray(whole.read_bytes())
+    (folder / "cut.mp4").write_bytes(data[: len(data) // 2])
+    data[place : place + size] = bytes(size)
+    (folder / "zeros.mp4").write_bytes(data)
+    clips = tmp_path / "clips"
+    ask = ["noise", "--model", str(model)]
+    assert predict.main([str(folder / "zeros.mp4"), *ask, "--clips", str(clips), "--json=-"]) == 0
+    printed = capsys.readouterr()
+    assert re.search(r"zeros.mp4: damaged at 2\.0 to 2\.7 s", printed.err)
+    assert "no clip" not in printed.err
+    found = json.loads(printed.out)
+    assert found["duration"] == 4.0
+    assert "damaged at" in found["warnings"][0]
+    queries = tmp_path / "queries.txt"
+    queries.write_text("noise\n")
+    command = [str(folder), "--queries", str(queries), "--output", str(tmp_path / "out")]
+    assert predict.main([*command, "--model", str(model)]) == 0
+    printed = capsys.readouterr()
+    assert "cut.mp4: truncated: its header claims 4.0 s and its frames end at" in printed.err
+    assert "0 skipped, 2 with warnings" in printed.err
+    with pytest.raises(InputError, match=r"truncated|cannot be decoded"):  # as extraction does
+        VideoFile(folder / "cut.mp4")
+
+
+def noisy(number: int) -> Any:
+    return np.random.default_rng(number).integers(0, 255, (64, 96, 3), np.uint8)
+
+
+NAMES = {
+    "2024-05-01T12:30:00.mp4": "2024-05-01T12:30:00.mp4",
+    "A [dQw4w9WgXcQ] [b] :x:.MP4": "A [dQw4w9WgXcQ] [b] :x:.MP4",
+    f"{'é' * 123}.mp4": f"{'é' * 123}.mp4",  # 250 bytes
+    "caf\udce9.mp4": "caf\\udce9.mp4",
+    "-$a$ b'c.mp4": "-$a$ b'c.mp4",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_video_may_have_any_name(
+    name: str,
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "v").mkdir()
+    video = write(tmp_path / "v" / name, EVEN, format="mp4")
+    monkeypatch.chdir(video.parent)
+    ask = ["a", "--model", str(model), "--clips=c", "--plot=p.png", "--json=j.json", "--top=1"]
+    assert predict.main([name if name[0] != "-" else f"./{name}", *ask]) == 0
+    printed = capsys.readouterr()
+    assert "no clip" not in printed.out
+    assert len(list(Path("c").iterdir())) == 1
+    assert json.loads(Path("j.json").read_text())["video"] == name
+    with av.open(str(next(Path("c").iterdir()))) as clip:
+        assert next(clip.decode(video=0)).width == 64
+    Path("q.txt").write_text("a")
+    batch = [".", "--queries=q.txt", "--output=out", "--model", str(model)]
+    assert predict.main(batch) == 0
+    assert "1 of 1 videos" in " ".join(capsys.readouterr().err.split())
+    Path(name).write_bytes(b"")
+    assert predict.main([f"./{name}", "a", "--model", str(model)]) == 2
+    assert f"{NAMES[name]}: is empty" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from PIL import Image
 from data_pipeline.errors import InputError
 from launch import predict
 from launch.predict_batch import find_videos, read_queries
-from trainer.inference.grounding import Grounding
+from trainer.inference.grounding import Grounding, Groundings
 
 
 class FakeGrounder:
@@ -22,13 +22,15 @@ class FakeGrounder:
     def __init__(self) -> None:
         self.seen: list[str] = []
 
-    def predict(self, video: Path, sentences: list[str]) -> list[Grounding]:
+    def predict(self, video: Path, sentences: list[str]) -> Groundings:
         self.seen.append(video.name)
         if "broken" in video.name:
             raise InputError(f"{video}: cannot be decoded")
         saliency = np.array([0.0, 1.0, 0.5], np.float32)
         windows = ((1.0, 3.0, 0.9), (0.0, 6.0, 0.2))
-        return [Grounding(sentence, 6.0, 2.0, windows, saliency) for sentence in sentences]
+        return Groundings(
+            Grounding(sentence, 6.0, 2.0, windows, saliency) for sentence in sentences
+        )
 
 
 @pytest.fixture

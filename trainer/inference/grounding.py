@@ -77,12 +77,18 @@ class Grounding:
 class Groundings(list[Grounding]):
     """What was found in one video, a `Grounding` for each sentence; `video` is its path, if known.
 
-    A notebook draws it.
+    `warnings` say, a line each, what of the video is damaged. A notebook draws it.
     """
 
-    def __init__(self, found: Iterable[Grounding] = (), video: str | None = None) -> None:
+    def __init__(
+        self,
+        found: Iterable[Grounding] = (),
+        video: str | None = None,
+        warnings: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(found)
         self.video = video
+        self.warnings = warnings
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each window: video (where that is known), query, rank from 1, start, end,

@@ -60,7 +60,8 @@ class VideoGrounder(ABC):
     ) -> VideoFeatures:
         """Features of a video, for any number of `predict`; the same bytes as extraction makes.
 
-        `progress` is told the share that is done. Raises InputError for a file that cannot be
+        `progress` is told the share that is done. What is damaged is told in the features'
+        `warnings`, which extraction refuses. Raises InputError for a file of which nothing can be
         decoded.
         """
         return self.encoder.encode_video(Path(video), start, end, progress)
@@ -134,7 +135,8 @@ class VideoGrounder(ABC):
             for each in found:
                 if not (np.isfinite(each.windows).all() and np.isfinite(each.saliency).all()):
                     raise InputError(NOT_FINITE)
-            return Groundings([each.best(top, threshold) for each in found], name)
+            found = [each.best(top, threshold) for each in found]
+            return Groundings(found, name, features.warnings)
 
         return [ground(one) for one in video] if isinstance(video, list) else ground(video)
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 
-from tests.data_pipeline.conftest import grey_of
+from tests.data_pipeline.conftest import grey_of, write_video
 
 SIZE = (64, 64)
 
@@ -93,12 +94,78 @@ def write_fields(path: Path, frames: int, rate: int = 25) -> Path:
     return copy(stream, path)
 
 
-def copy(source: Path, path: Path, **options: str) -> Path:
-    """The packets of a video in another container."""
+def copy(source: Path, path: Path, later: int = 0, **options: str) -> Path:
+    """The packets of a video in another container, `later` units of the first one's clock later."""
     with av.open(str(source)) as read, av.open(str(path), "w", options=options) as sink:
         track = sink.add_stream_from_template(read.streams.video[0])
         for packet in read.demux(read.streams.video[0]):
             if packet.size:
                 packet.stream = track
+                packet.pts, packet.dts = packet.pts + later, packet.dts + later
                 sink.mux(packet)
+    return path
+
+
+def write_trimmed(path: Path, frames: int, first: int) -> Path:
+    """Frames from `first` on are shown, those before it only decoded: an edit list says so."""
+    whole = write_video(path.with_suffix(".whole.mp4"), frames, g="20", bf="2")
+    with av.open(str(whole)) as container:
+        base = container.streams.video[0].time_base
+    return copy(whole, path, later=-round(first / 10 / base))
+
+
+def write_joined(path: Path) -> Path:
+    """Two recordings of 20 frames, one behind the other: their times begin anew."""
+    part = write_video(path.with_suffix(f".part{path.suffix}"), 20, g="10", bf="2")
+    path.write_bytes(2 * part.read_bytes())
+    return path
+
+
+def write_wrapped(path: Path) -> Path:
+    """40 frames; after a second the 33 bits of the clock run over."""
+    whole = write_video(path.with_suffix(".whole.ts"), 40, g="10", bf="2")
+    return copy(whole, path, later=2**33 - 3 * 90_000, mpegts_copyts="1")
+
+
+def write_wide_pixels(path: Path) -> Path:
+    """72 x 58 pixels, each 64:45."""
+    with av.open(str(path), "w") as sink:
+        track: Any = sink.add_stream("libx264", rate=10, options={"g": "10"})
+        track.width, track.height, track.pix_fmt = 72, 58, "yuv420p"
+        track.codec_context.sample_aspect_ratio = Fraction(64, 45)
+        for number in range(20):
+            pixels = np.full((58, 72, 3), grey_of(number), np.uint8)
+            sink.mux(track.encode(av.VideoFrame.from_ndarray(pixels)))
+        sink.mux(track.encode())
+    return path
+
+
+def write_with_sound(path: Path, codec: str, layout: str, rate: int = 48000) -> Path:
+    """20 frames, and two seconds of a tone."""
+    with av.open(str(path), "w") as sink:
+        track: Any = sink.add_stream("libx264", rate=10, options={"g": "10"})
+        track.width, track.height, track.pix_fmt = 64, 48, "yuv420p"
+        sound: Any = sink.add_stream(codec, rate=rate, layout=layout)
+        form = sound.codec_context.format.name
+        for number in range(20):
+            pixels = np.full((48, 64, 3), grey_of(number), np.uint8)
+            sink.mux(track.encode(av.VideoFrame.from_ndarray(pixels)))
+            tone = np.sin(np.arange(rate // 10) / 20).astype(np.float32)
+            planes = np.stack([tone] * av.AudioLayout(layout).nb_channels)
+            frame = av.AudioFrame.from_ndarray(planes, "fltp", layout)
+            frame.sample_rate, frame.pts = rate, number * rate // 10
+            for made in av.AudioResampler(form, layout, rate).resample(frame):
+                sink.mux(sound.encode(made))
+        for stream in (track, sound):
+            sink.mux(stream.encode())
+    return path
+
+
+def write_changing_sound(path: Path) -> Path:
+    """40 frames and four seconds of sound, which is mono and then stereo."""
+    parts = [
+        write_with_sound(path.with_suffix(f".{layout}.ts"), "aac", layout)
+        for layout in ("mono", "stereo")
+    ]
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
     return path

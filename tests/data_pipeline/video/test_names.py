@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.storage import Location
-from data_pipeline.video.names import SUFFIXES, find_video, is_video, readable
+from data_pipeline.video.names import SUFFIXES, find_video, is_video
 
 
 def test_a_video_is_found_by_its_id(tmp_path: Path) -> None:
@@ -32,8 +32,3 @@ def test_a_store_is_asked_for_capitals_too(bucket: str) -> None:
     assert find_video(f"{bucket}/v", "b") == Location(bucket) / "v" / "b.MP4"
     assert find_video(bucket, "v/c") == Location(bucket) / "v" / "c.Rmvb"
     assert find_video(f"{bucket}/v", "d") is None
-
-
-def test_a_name_is_printed_on_one_line_and_as_text() -> None:
-    assert readable(Path("é [a]: 日.mp4")) == "é [a]: 日.mp4"
-    assert readable(Path("a\nb\udcff\x1b.mp4")) == "a\\nb\\xff\\x1b.mp4"

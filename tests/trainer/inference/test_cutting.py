@@ -7,6 +7,13 @@ import numpy as np
 import pytest
 
 from data_pipeline.errors import InputError
+from data_pipeline.video.video import probe
+from tests.data_pipeline.video.odd_videos import (
+    write_changing_sound,
+    write_trimmed,
+    write_wide_pixels,
+    write_with_sound,
+)
 from trainer.inference.cutting import cut
 
 RATE = 10
@@ -78,7 +85,7 @@ def test_film_without_sound_is_cut(tmp_path: Path) -> None:
 def test_a_film_whose_codec_nobody_knows_is_one_line(tmp_path: Path) -> None:
     film = write_film(tmp_path / "film.mkv")
     film.write_bytes(film.read_bytes().replace(b"V_MPEG4/ISO/AVC", b"V_MPXX4/ISO/AVC"))
-    with pytest.raises(InputError, match=r"film\.mkv: cannot be cut") as caught:
+    with pytest.raises(InputError, match=r"film\.mkv: its video codec is not known") as caught:
         cut(film, 0.0, 1.0, tmp_path / "part.mp4")
     assert "\n" not in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mkv"]
@@ -91,7 +98,7 @@ def test_what_a_library_raises_unforeseen_is_one_line_that_names_the_video(
         b"\xff".decode()
 
     film = write_film(tmp_path / "film.mp4", seconds=2)
-    monkeypatch.setattr("trainer.inference.cutting._key_frame_near", trip)
+    monkeypatch.setattr("trainer.inference.cutting._copy", trip)
     with pytest.raises(InputError, match=r"film\.mp4: cannot be cut .*UnicodeDecodeError"):
         cut(film, 0.0, 1.0, tmp_path / "part.mp4")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4"]
@@ -99,9 +106,80 @@ def test_what_a_library_raises_unforeseen_is_one_line_that_names_the_video(
 
 def test_fault_is_one_line_and_leaves_no_file(tmp_path: Path) -> None:
     (tmp_path / "film.mp4").write_bytes(b"no film")
-    with pytest.raises(InputError, match=r"film\.mp4: cannot be cut"):
+    with pytest.raises(InputError, match=r"film\.mp4: cannot be decoded as a video"):
         cut(tmp_path / "film.mp4", 0, 1, tmp_path / "part.mp4")
     film = write_film(tmp_path / "good.mp4", seconds=2)
     with pytest.raises(InputError, match="shows no frame"):
         cut(film, 50.5, 51, tmp_path / "part.mp4")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "good.mp4"]
+
+
+def heard(path: Path) -> float:
+    """Seconds of sound."""
+    with av.open(str(path)) as part:
+        return sum(frame.samples / frame.sample_rate for frame in part.decode(audio=0))
+
+
+def greys(path: Path) -> list[int]:
+    """The numbers of the frames that an odd video's clip shows."""
+    with av.open(str(path)) as part:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in part.decode(video=0)]
+    return [round((float(picture.mean()) - 20) / 5) for picture in pictures]
+
+
+@pytest.mark.parametrize(
+    ("codec", "layout", "rate"),
+    [("pcm_s16le", "stereo", 48000), ("pcm_s24le", "5.1", 48000), ("pcm_f32le", "mono", 96000)],
+)
+def test_sound_of_any_layout_and_rate_goes_with_the_pictures(
+    tmp_path: Path, codec: str, layout: str, rate: int
+) -> None:
+    film = write_with_sound(tmp_path / "film.mkv", codec, layout, rate)
+    assert cut(film, 0.5, 1.5, tmp_path / "part.mp4") == "encoded"
+    assert greys(tmp_path / "part.mp4") == list(range(5, 15))
+    assert heard(tmp_path / "part.mp4") == pytest.approx(1, abs=0.05)
+
+
+def test_sound_that_changes_where_the_clock_begins_anew_is_heard(tmp_path: Path) -> None:
+    film = write_changing_sound(tmp_path / "film.ts")
+    cut(film, 1.0, 3.0, tmp_path / "part.mp4")
+    assert greys(tmp_path / "part.mp4")[1:-1] == [*range(10, 20), *range(9)]
+    assert heard(tmp_path / "part.mp4") == pytest.approx(2, abs=0.05)
+    with av.open(str(tmp_path / "part.mp4")) as part:
+        loud = [float(np.abs(frame.to_ndarray()).max()) for frame in part.decode(audio=0)]
+    assert np.mean(np.array(loud) > 0.3) > 0.9  # but for where an encoder began
+
+
+def test_a_clip_keeps_the_shape_of_pixels_that_are_not_square(tmp_path: Path) -> None:
+    film = write_wide_pixels(tmp_path / "film.mp4")
+    for start, how in ((0.0, "copied"), (0.5, "encoded")):
+        assert cut(film, start, start + 0.5, tmp_path / "part.mp4") == how
+        info = probe(tmp_path / "part.mp4")
+        assert (info.width, info.height) == (102, 58)
+
+
+def test_a_clip_of_a_trimmed_video_shows_what_the_video_shows(tmp_path: Path) -> None:
+    film = write_trimmed(tmp_path / "film.mp4", 60, 15)  # key frames 0, 20, 40 are shown at -1.5, …
+    assert cut(film, 0.0, 1.0, tmp_path / "part.mp4") == "encoded"
+    assert greys(tmp_path / "part.mp4") == list(range(15, 25))
+    assert cut(film, 0.5, 1.5, tmp_path / "part.mp4") == "copied"
+    assert greys(tmp_path / "part.mp4") == list(range(20, 30))
+
+
+def test_a_clip_of_a_damaged_part_shows_what_came_before(tmp_path: Path) -> None:
+    film = write_film(tmp_path / "film.mp4", sound=False)
+    with av.open(str(film)) as source:
+        packets = [p for p in source.demux(video=0) if p.size]
+        place, size = packets[100].pos, packets[100].size
+    data = bytearray(film.read_bytes())
+    data[place : place + size] = bytes(size)
+    film.write_bytes(data)
+    cut(film, 9.0, 11.0, tmp_path / "part.mp4")
+    assert len(levels(tmp_path / "part.mp4")) == 20
+
+
+def test_sound_whose_codec_nobody_knows_does_not_keep_the_pictures(tmp_path: Path) -> None:
+    film = write_film(tmp_path / "film.mkv")
+    film.write_bytes(film.read_bytes().replace(b"A_AAC", b"A_XXX"))
+    cut(film, 5.5, 6.5, tmp_path / "part.mp4")
+    assert len(levels(tmp_path / "part.mp4")) == 10

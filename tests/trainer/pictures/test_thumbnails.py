@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from data_pipeline.errors import InputError
+from data_pipeline.video.video import VideoFile
 from trainer.pictures.thumbnails import data_uri, film_strip
 
 
@@ -86,11 +87,27 @@ def test_whatever_a_library_trips_over_is_one_line(
     def trip(*_: object, **__: object) -> None:
         raise AttributeError("'NoneType' object has no attribute 'width'")
 
-    monkeypatch.setattr("trainer.pictures.thumbnails.VideoFile", trip)
+    monkeypatch.setattr(VideoFile, "stills", trip)
     with pytest.raises(InputError, match=r"film\.mp4: cannot be read as a video \(AttributeError"):
         film_strip(film, 10.0)
 
 
-def test_a_video_without_a_frame_in_time_is_one_line(film: Path) -> None:
-    with pytest.raises(InputError, match=r"film\.mp4: "):
-        film_strip(film, 0.0)
+def test_no_time_at_all_shows_the_first_frame(film: Path) -> None:
+    assert [right_edge(image) for image in film_strip(film, 0.0, count=2)] == pytest.approx(
+        [40, 40], abs=4
+    )
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".ts"])
+def test_a_long_strip_shows_key_frames_of_what_cannot_seek(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"long{suffix}"
+    options = {"live": "1"} if suffix == ".mkv" else {}  # without an index
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream("libx264", rate=1, options={"g": "30", "bf": "2"})
+        stream.width, stream.height, stream.pix_fmt = 96, 48, "yuv420p"
+        for i in range(100):
+            picture = np.full((48, 96, 3), 40 + 2 * i, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(stream.encode())
+    strip = film_strip(path, 100.0, count=4, height=48)  # at 12.5, 37.5, 62.5 and 87.5 s
+    assert [right_edge(image) for image in strip] == pytest.approx([40, 100, 160, 220], abs=4)
