@@ -13,9 +13,11 @@ from urllib.parse import unquote, urlparse
 
 from data_pipeline.errors import InputError
 from trainer.comparison.runs import FILES
-from trainer.tracking.delivery import safe
+from trainer.tracking.delivery import moved_from, safe
 from trainer.tracking.outages import told
 from trainer.tracking.tracking import redact, store_uri
+
+LOG = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
@@ -111,7 +113,7 @@ class Store:
     def _folder(self, run: Any, copies: Path) -> Path:
         place = urlparse(run.info.artifact_uri)
         if place.scheme in ("", "file"):
-            return Path(unquote(place.path))
+            return self._beside(run, Path(unquote(place.path)))
         run_id = run.info.run_id
         folder: Path = copies / run_id
         folder.mkdir(exist_ok=True)
@@ -119,6 +121,24 @@ class Store:
         for name in kept.intersection(FILES):
             self._ask(partial(self._client.download_artifacts, run_id, name, str(folder)))
         return folder
+
+    def _beside(self, run: Any, kept: Path) -> Path:
+        """The folder `kept` of a run's files, or, where the store was moved, that beside it."""
+        if kept.is_dir():
+            return kept
+        store, database = store_uri(), urlparse(store_uri()).path
+        if store.startswith("sqlite:") and database:
+            here = Path(unquote(database.removeprefix("/"))).absolute().parent
+            moved = here.joinpath(*kept.parts[-4:])  # mlruns/<experiment>/<run>/artifacts
+            if moved.is_dir():
+                LOG.warning("%s: was moved; MLflow's files are taken from %s", kept, moved)
+                return moved
+        if old := moved_from(run.info.artifact_uri):
+            raise InputError(
+                f"{run.info.run_name}: MLflow's files were in {old}, which is not there: was the "
+                "folder of mlflow.db moved? Move it back, or name the run's own folder"
+            )
+        return kept  # of a run that kept none
 
     def _search(self, filter_string: str, experiment: str | None) -> list[Any]:
         def search() -> list[Any]:

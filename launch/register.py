@@ -7,8 +7,11 @@ Afterwards, on any machine that reaches the store and has the packages,
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from data_pipeline.annotations import read_annotations
 from launch.mlflow_runs import Store
@@ -68,7 +71,9 @@ def register(folder: Path, card: str, asked: dict[str, list[str]], name: str, ru
         ]
     )
     mlflow.set_tracking_uri(store_uri())
-    with mlflow.start_run(run_id=run_id):
+    client = mlflow.MlflowClient(store_uri())
+    before = client.get_run(run_id).info
+    with _left_as_it_was(client, before), mlflow.start_run(run_id=run_id):
         logged = mlflow.pyfunc.log_model(
             name="grounder",
             python_model=str(ROOT / "trainer" / "inference" / "pyfunc.py"),
@@ -80,9 +85,26 @@ def register(folder: Path, card: str, asked: dict[str, list[str]], name: str, ru
             registered_model_name=name,
         )
         mlflow.log_text(card, "grounder.md")
-    client = mlflow.MlflowClient(store_uri())
-    client.update_model_version(name, logged.registered_model_version, card)
+    client.update_model_version(name, logged.registered_model_version, without_front_matter(card))
     return f"models:/{name}/{logged.registered_model_version}"
+
+
+@contextmanager
+def _left_as_it_was(client: Any, before: Any) -> Iterator[None]:
+    """What is kept with a run that has ended leaves its status and its duration alone."""
+    try:
+        yield
+    finally:
+        if before.end_time is not None:
+            client.set_terminated(before.run_id, before.status, before.end_time)
+        elif before.status == "RUNNING":
+            client.update_run(before.run_id, status="RUNNING")
+
+
+def without_front_matter(card: str) -> str:
+    """The card without the block of keys at its head, which is for the Hugging Face hub."""
+    head, _, rest = card.partition("\n---\n")
+    return rest.lstrip("\n") if head.startswith("---\n") and rest else card
 
 
 def example(run: Path) -> dict[str, list[str]]:

@@ -361,6 +361,25 @@ def experiment(store, tmp_path):
     return ids
 
 
+@pytest.mark.parametrize("files_too", [True, False])
+def test_a_store_that_was_moved_is_noticed(
+    compare, store, tmp_path, monkeypatch, capsys, caplog, files_too
+):
+    (tmp_path / "old").mkdir()
+    owner = store.create_experiment("lab", (tmp_path / "old" / "mlruns" / "1").as_uri())
+    run = store.create_run(owner, run_name="weak").info.run_id
+    store.log_artifacts(run, str(make_run(tmp_path / "made" / "weak", every_fourth)))
+    (tmp_path / "old").rename(tmp_path / "new")
+    if files_too:
+        (tmp_path / "mlflow.db").rename(tmp_path / "new" / "mlflow.db")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/new/mlflow.db")
+    assert compare("weak") == (0 if files_too else 2)
+    said = caplog.text if files_too else capsys.readouterr().err
+    assert (
+        "was moved; MLflow's files are taken from" if files_too else "which is not there"
+    ) in said
+
+
 def test_an_experiment_is_compared_without_its_unfinished_runs(
     compare, experiment, tmp_path, capsys
 ):

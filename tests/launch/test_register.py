@@ -48,7 +48,7 @@ def test_a_registered_model_predicts_in_a_fresh_process_as_the_command_line(
 ):
     owner = store.create_experiment("lab", artifact_location=(tmp_path / "kept").as_uri())
     run = store.create_run(owner, run_name="small").info.run_id
-    store.set_terminated(run)
+    store.set_terminated(run, "FINISHED", 1_700_000_000_000)
     features = FeatureEncoder(EncoderConfig()).provenance
     config = SDSTConfig(video_width=512, text_width=384, width=16, heads=2, points=2, queries=7)
     torch.manual_seed(0)
@@ -61,6 +61,9 @@ def test_a_registered_model_predicts_in_a_fresh_process_as_the_command_line(
     version = store.get_model_version("grounder", "1")
     assert version.run_id == run
     assert "## Limits" in version.description
+    assert version.description.startswith("# ")
+    left = store.get_run(run).info
+    assert (left.status, left.end_time) == ("FINISHED", 1_700_000_000_000)
 
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     answer = subprocess.run(

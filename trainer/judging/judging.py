@@ -1,5 +1,7 @@
 """Which weights does a run keep, how good are they, and what is written of that?"""
 
+from typing import Any
+
 from accelerate.utils import broadcast_object_list
 from rich.console import Console
 
@@ -20,6 +22,7 @@ from trainer.judging.evaluation import (
     write_predictions,
 )
 from trainer.judging.results import coverage, export, print_result, write_queries, write_result
+from trainer.metrics import HEADLINES
 from trainer.pictures.report import write_report
 from trainer.tracking.tracking import KEPT
 from trainer.training import checkpoints
@@ -134,3 +137,11 @@ def report(
         run.tracker.log("report", run.state.step, float(run.state.epoch), **numbers)
         for name in KEPT if page else KEPT[:-1]:
             run.tracker.artifact(name)
+        run.tracker.describe(description(result))
+
+
+def description(result: dict[str, Any]) -> str:
+    """The headline scores in a line, and what they measure."""
+    scores = [f"{k} {v:.1f}" for k, v in result["metrics"].items() if k in HEADLINES]
+    origin = result["provenance"]
+    return f"{', '.join(scores)} on {origin['report']}; {origin['selection']}."

@@ -3,11 +3,12 @@
     python -m trainer.tracking.delivery runs/first       (people use launch.track)
 
 The server is asked what it has, and gets the rest of metrics.jsonl. Nothing else is remembered, so
-that any interruption, on either side, is mended by asking again. A record goes out in one call with
-its `epoch` last, and MLflow's stores take a repeated identical value once: what arrived without an
+that any interruption, on either side, is mended by asking again. A record goes out in one call, its
+last number last, and MLflow's stores take a repeated identical value once: what arrived without an
 answer is neither lost nor doubled.
 """
 
+import json
 import logging
 import os
 import re
@@ -17,6 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import unquote, urlparse
 
 from data_pipeline.holding import lock
 from data_pipeline.output import write_text
@@ -32,6 +34,7 @@ FILES_WAIT = 40.0  # seconds after which a store of files that does not answer i
 ORPHAN_WAIT = 30.0  # seconds to deliver the rest when the trainer died without a word
 METRICS_PER_CALL, PARAMETERS_PER_CALL = 1000, 100  # MLflow's limits
 TAG = "sdst_run"
+PLACE = ("kind", "step", "epoch", "time")  # keys of a record that are no figures
 # A call that hangs is given up and made again by us; MLflow itself would try for many minutes.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 
@@ -45,7 +48,7 @@ class Delivery:
         self._client: Any = None
         self._artifacts = ""
         self._run: Any = None
-        self._known: dict[str, set[int]] = {}  # kind -> steps that the server has
+        self._known: dict[str, set[int]] = {}  # metric -> steps that the server has
         self._offset = 0  # in metrics.jsonl: what lies before it is on the server
         self._files_tried = False
         self.ended = False
@@ -73,6 +76,7 @@ class Delivery:
         self.send()
         status: Status = "FAILED" if self._record.status == "RUNNING" else self._record.status
         try:
+            self._send_tags()
             self._send_files()
         finally:
             self._client.set_terminated(self._run, status, int(self._end_time() * 1000))
@@ -83,6 +87,35 @@ class Delivery:
             return self._record.ended
         path = self._folder / "metrics.jsonl"
         return path.stat().st_mtime if path.is_file() else time.time()
+
+    def _send_tags(self) -> None:
+        """What became known of the run since it began, its description; people's words stay."""
+        has = self._client.get_run(self._run).data.tags
+        for name, text in self._record.tags.items():
+            if name not in has:
+                self._client.set_tag(self._run, name, text)
+
+    def _send_datasets(self, run: Any) -> None:
+        """The feature sets of the run, as MLflow's datasets."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        has = {(each.dataset.name, each.dataset.digest) for each in run.inputs.dataset_inputs}
+        inputs = [
+            DatasetInput(
+                Dataset(
+                    name=each["name"],
+                    digest=each["digest"],
+                    source_type="local",
+                    source=json.dumps({"uri": each["source"]}),
+                    profile=each["profile"],
+                ),
+                [InputTag("mlflow.data.context", each["context"])],
+            )
+            for each in self._record.datasets
+            if (each["name"], each["digest"]) not in has
+        ]
+        if inputs:
+            self._client.log_inputs(self._run, inputs)
 
     def _send_files(self) -> None:
         try:
@@ -170,6 +203,14 @@ class Delivery:
         for first in range(0, len(missing), PARAMETERS_PER_CALL):
             some = missing[first : first + PARAMETERS_PER_CALL]
             client.log_batch(self._run, params=some)
+        self._send_datasets(run)
+        if old := moved_from(run.info.artifact_uri):
+            LOG.warning(
+                "MLflow's experiment %r keeps files in %s, which is not there: was the folder of "
+                "mlflow.db moved? Move it back, or name a new --tracking.experiment",
+                record.experiment,
+                old,
+            )
         write_text(self._folder / "mlflow_run", self._run)
         if not self._files_tried:
             self._try_files()
@@ -203,24 +244,42 @@ class Delivery:
         yield behind, metrics
 
     def _has(self, record: dict[str, Any]) -> bool:
-        """Whether the server has a record of this kind and step, from whichever life of the run."""
-        kind = record["kind"]
-        if kind not in self._known:
-            history = self._client.get_metric_history(self._run, f"{kind}/epoch")
-            self._known[kind] = {point.step for point in history}
-        return record["step"] in self._known[kind]
+        """Whether the server has a record of this kind and step, from whichever life of the run.
+
+        The record's last number, which arrives last, stands for the whole of it.
+        """
+        names = [metric.key for metric in to_metrics(record)]
+        if not names:
+            return True
+        last = names[-1]
+        if last not in self._known:
+            history = self._client.get_metric_history(self._run, last)
+            self._known[last] = {point.step for point in history}
+        return record["step"] in self._known[last]
 
 
 def to_metrics(record: dict[str, Any]) -> list[Any]:
-    """MLflow's metrics of one record, `epoch` last: it stands for the whole of it."""
+    """MLflow's metrics of one record, in its order. (Its epoch follows from its step.)"""
     from mlflow.entities import Metric
 
-    numbers = dict(record)
-    kind, step, epoch, seconds = (numbers.pop(key) for key in ("kind", "step", "epoch", "time"))
+    numbers = {name: value for name, value in record.items() if name not in PLACE}
+    kind, step, seconds = record["kind"], record["step"], record["time"]
     return [
         Metric(f"{kind}/{safe(name)}", value, int(seconds * 1000), step)
-        for name, value in {**numbers, "epoch": epoch}.items()
+        for name, value in numbers.items()
     ]
+
+
+def moved_from(artifact_uri: str) -> Path | None:
+    """The folder of MLflow's files, where one that had it is gone: mlflow.db holds whole paths."""
+    place = urlparse(artifact_uri)
+    if place.scheme not in ("", "file"):
+        return None
+    kept = Path(unquote(place.path))
+    if len(kept.parents) < 4 or kept.exists():
+        return None
+    root = kept.parents[2]  # <root>/<experiment>/<run>/artifacts
+    return None if root.parent.is_dir() else root
 
 
 def safe(name: str) -> str:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -53,6 +54,7 @@ class RunRecord:
         run_id: MLflow's own name of the run, where a checkpoint knew it
         begun, ended: seconds since 1970
         artifacts: files of the run's folder that are kept with the run
+        datasets: the feature sets, each by name, digest, source, context (its part) and profile
     """
 
     key: str
@@ -65,6 +67,7 @@ class RunRecord:
     status: Status = "RUNNING"
     ended: float | None = None
     artifacts: list[str] = dataclasses.field(default_factory=list)
+    datasets: list[dict[str, str]] = dataclasses.field(default_factory=list)
 
     @staticmethod
     def read(folder: Path) -> "RunRecord | None":
@@ -83,6 +86,7 @@ class RunRecord:
                 or not (record.run_id is None or isinstance(record.run_id, str))
                 or record.status not in ("RUNNING", *get_args(End))
                 or not isinstance(record.artifacts, list)
+                or not all(map(_is_dataset, record.datasets))
             ):
                 raise ValueError("not a record of ours")
         for name in record.artifacts:
@@ -93,6 +97,13 @@ class RunRecord:
     def write(self, folder: Path) -> None:
         """Write it; the file appears complete or not at all."""
         write_text(folder / "tracking.json", json.dumps(dataclasses.asdict(self), indent=2))
+
+
+DATASET = ("name", "digest", "source", "context", "profile")
+
+
+def _is_dataset(value: Any) -> bool:
+    return sorted(value) == sorted(DATASET) and all(isinstance(value[key], str) for key in DATASET)
 
 
 class Tracker:
@@ -111,6 +122,7 @@ class Tracker:
         tags: dict[str, str],
         step: int = 0,
         run_id: str | None = None,
+        datasets: Sequence[dict[str, str]] = (),
     ) -> None:
         self._folder, self._close_wait = folder, config.close_wait
         self._record = RunRecord.read(folder) or RunRecord(
@@ -121,6 +133,7 @@ class Tracker:
             tags=tags,
             begun=time.time(),
             run_id=run_id,
+            datasets=list(datasets),
         )
         self._record.status, self._record.ended = "RUNNING", None
         self._record.write(folder)
@@ -153,6 +166,11 @@ class Tracker:
         if name not in self._record.artifacts:
             self._record.artifacts.append(name)
             self._record.write(self._folder)
+
+    def describe(self, text: str) -> None:
+        """What MLflow shows above the run."""
+        self._record.tags["mlflow.note.content"] = text
+        self._record.write(self._folder)
 
     def close(self, status: End) -> None:
         """End the run as `status`; wait for what is not delivered, at most `close_wait` seconds.

@@ -1,7 +1,12 @@
 """Where does a run come from: which data, which code, which model?"""
 
+import contextlib
+import getpass
+import hashlib
+import json
 import os
 import subprocess
+import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -42,6 +47,31 @@ def part_of(data: DataConfig) -> str:
     return ", ".join(filter(None, (domain, fold)))
 
 
+def origin() -> dict[str, str]:
+    """MLflow's own tags of where a run comes from: program, commit, user."""
+    tags = {
+        "mlflow.source.name": Path(sys.argv[0]).name or "python",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": _git("rev-parse", "HEAD") or os.environ.get("SDST_REVISION"),
+    }
+    with contextlib.suppress(OSError, KeyError):  # a user without a name, as in containers
+        tags["mlflow.user"] = getpass.getuser()
+    return {name: text for name, text in tags.items() if text}
+
+
+def as_dataset(role: str, features: FeatureSet) -> dict[str, str]:
+    """A feature set as MLflow's records have datasets; `role` is what the run uses it for."""
+    manifest = json.dumps(features.manifest, sort_keys=True)
+    totals = {key: features.manifest["totals"][key] for key in ("videos", "queries", "clips")}
+    return {
+        "name": f"{features.manifest['annotations']['name']} ({features.split})"[:500],
+        "digest": hashlib.sha256(manifest.encode()).hexdigest()[:32],
+        "source": str(features.folder),
+        "context": role,
+        "profile": json.dumps(totals),
+    }
+
+
 @cache
 def split_of(folder: Path) -> str:
     """`stamp` of the features in a folder."""
@@ -57,22 +87,26 @@ def stamp(features: FeatureSet) -> str:
 def code_revision() -> str:
     """The commit of the checkout that this file lies in, of the image (SDST_REVISION), or the
     installed version."""
+    if revision := _git("describe", "--always", "--dirty", "--abbrev=12"):
+        return revision
+    if os.environ.get("SDST_REVISION"):
+        return os.environ["SDST_REVISION"]
+    try:
+        return f"sdst {version('sdst')}"
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _git(*words: str) -> str | None:
+    """What git says of the checkout that this file lies in, None where there is none."""
     folder = Path(__file__).resolve().parent
     try:
-        revision = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        said = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
-        if os.environ.get("SDST_REVISION"):
-            return os.environ["SDST_REVISION"]
-        try:
-            return f"sdst {version('sdst')}"
-        except PackageNotFoundError:
-            return "unknown"
-    return revision
+        return None
+    return said.stdout.strip()
 
 
 def trainable_parameters(model: GroundingModel) -> int:

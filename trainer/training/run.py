@@ -22,7 +22,14 @@ from trainer.training.meter import Meter
 from trainer.training.optimization import make_optimizer
 from trainer.training.preemption import StopSignals
 from trainer.training.processes import on_main
-from trainer.training.provenance import code_revision, nesting, provenance, trainable_parameters
+from trainer.training.provenance import (
+    as_dataset,
+    code_revision,
+    nesting,
+    origin,
+    provenance,
+    trainable_parameters,
+)
 from trainer.training.sharding import Learner
 from trainer.training.splits import check_selection, open_split
 from trainer.training.work import flops_per_pair, measure_peak
@@ -153,9 +160,18 @@ def track(config: Config, data: Splits, model: GroundingModel, state: State) -> 
         config.tracking,
         config.name,
         parameters,
-        provenance(config, data.train.features) | nesting(),
+        provenance(config, data.train.features) | nesting() | origin(),
         state.step,
         state.mlflow_run,
+        [
+            as_dataset(role, split.features)
+            for role, split in (
+                ("training", data.train),
+                ("selection", data.selection),
+                ("report", data.report),
+            )
+            if split is not None
+        ],
     )
 
 

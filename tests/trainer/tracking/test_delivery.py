@@ -5,6 +5,7 @@ import threading
 import mlflow
 import pytest
 
+from data_pipeline.errors import InputError
 from trainer.config import TrackingConfig
 from trainer.tracking import delivery
 from trainer.tracking.delivery import Delivery, follow
@@ -120,7 +121,9 @@ def test_a_record_of_more_numbers_than_a_call_may_hold_arrives_whole(run, store)
     folder, tracker = run
     tracker.log("system", 5, 0.0, **{f"rank_{rank}/memory_gb": 1.0 for rank in range(1500)})
     deliver(folder)
-    assert steps(store, "system/rank_1499/memory_gb") == steps(store, "system/epoch") == [5]
+    assert (
+        steps(store, "system/rank_1499/memory_gb") == steps(store, "system/rank_0/memory_gb") == [5]
+    )
 
 
 def test_another_server_gets_the_whole_run(run, store, empty_store, tmp_path, monkeypatch):
@@ -180,3 +183,66 @@ def test_one_delivery_at_a_time(run):
     folder, _ = run
     with delivery.hold(folder, wait=False), pytest.raises(BlockingIOError):
         delivery.hold(folder, wait=False)
+
+
+DATASET = {
+    "name": "rows.jsonl (train)",
+    "digest": "ab" * 16,
+    "source": "features/train",
+    "context": "training",
+    "profile": '{"videos": 3}',
+}
+
+
+def the_run(store):
+    [found] = store.search_runs([store.get_experiment_by_name("sdst").experiment_id])
+    return store.get_run(found.info.run_id)
+
+
+def test_no_bookkeeping_is_among_the_metrics(run, store):
+    folder, tracker = run
+    for kind in ("train", "eval", "checkpoint"):
+        tracker.log(kind, 1, 0.5, pause=1.0)
+    deliver(folder)
+    deliver(folder)
+    assert set(the_run(store).data.metrics) == {"train/pause", "eval/pause", "checkpoint/pause"}
+    assert steps(store, "train/pause") == [1]
+
+
+def test_a_run_has_its_description_and_its_data_sets_and_keeps_what_people_wrote(tmp_path, store):
+    folder = tmp_path / "described"
+    folder.mkdir()
+    tracker = open_tracker(folder, datasets=[DATASET])
+    tracker.log("train", 1, 0.5, loss=1.0)
+    deliver(folder)
+    tracker.describe("mAP 41.2 on val; best mAP.")
+    tracker.close("FINISHED")
+    for _ in range(2):
+        Delivery(folder, RunRecord.read(folder)).end()
+    found = the_run(store)
+    assert found.data.tags["mlflow.note.content"] == "mAP 41.2 on val; best mAP."
+    [given] = found.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == (DATASET["name"], DATASET["digest"])
+    assert [(tag.key, tag.value) for tag in given.tags] == [("mlflow.data.context", "training")]
+    store.set_tag(found.info.run_id, "mlflow.note.content", "mine")
+    Delivery(folder, RunRecord.read(folder)).end()
+    assert the_run(store).data.tags["mlflow.note.content"] == "mine"
+
+
+def test_a_data_set_that_is_none_of_ours_is_refused(run):
+    folder, _ = run
+    record = json.loads((folder / "tracking.json").read_text())
+    for odd in ([3], [{"name": "x"}], [{**DATASET, "digest": 3}]):
+        (folder / "tracking.json").write_text(json.dumps(record | {"datasets": odd}))
+        with pytest.raises(InputError, match=r"tracking.json: malformed"):
+            RunRecord.read(folder)
+
+
+def test_files_that_lie_where_the_store_was_before_it_moved_are_noticed(
+    run, store, tmp_path, caplog
+):
+    folder, tracker = run
+    store.create_experiment("sdst", artifact_location=(tmp_path / "gone" / "mlruns" / "1").as_uri())
+    tracker.log("train", 1, 0.5, loss=1.0)
+    deliver(folder)
+    assert f"keeps files in {tmp_path}/gone/mlruns, which is not there" in caplog.text
