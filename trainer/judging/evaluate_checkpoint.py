@@ -49,7 +49,10 @@ def evaluate_checkpoint(config: Config, checkpoint: Path, dump: bool) -> None:
     path = weights.parent / CONFIG
     trained = export.model if export else load_config(Config, path).model
     check_same_model(path, trained, config.model)
-    splits = open_splits(config, accelerator, export)
+    made = export.features if export else checkpoints.features_of(checkpoint)
+    splits = open_splits(config, accelerator)
+    for split in splits.values():
+        checkpoints.check_features(checkpoint, made, split.features)
     members = {
         name: MEMBERS[name]
         for name, split in splits.items()
@@ -114,10 +117,8 @@ def check_same_model(path: Path, trained: ModelConfig, asked: ModelConfig) -> No
         )
 
 
-def open_splits(
-    config: Config, accelerator: Accelerator, export: Export | None
-) -> dict[str, PairStream]:
-    """The selection and the report split by name, checked against the training features."""
+def open_splits(config: Config, accelerator: Accelerator) -> dict[str, PairStream]:
+    """The selection and the report split by name."""
     splits: dict[str, PairStream] = {}
     for folder in dict.fromkeys((config.data.selection, config.data.report)):
         if folder is None:
@@ -128,11 +129,6 @@ def open_splits(
             raise InputError(
                 f"{folder}: is split {name!r}, as {splits[name].features.folder} is; "
                 "evaluate them one after the other"
-            )
-        if export and (found := split.features.provenance.differences(export.features)):
-            raise InputError(
-                f"{folder}: holds other features than the model was trained on ({found[0]}); "
-                "extract them with the encoder of the training features"
             )
         splits[name] = split
     if not splits:

@@ -20,6 +20,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -27,6 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from data_pipeline.errors import InputError
+from data_pipeline.features.shards import FeatureSet, Provenance
 from data_pipeline.output import NotWritten, fault, write_tensors, write_text
 from data_pipeline.storage import Location, remove_temporary
 from data_pipeline.untrusted import parse_yaml, plain_name, read_json, reading
@@ -53,6 +55,7 @@ class State:
         best, best_step: best value of the selection metric so far, and its step
         mlflow_run: the run's id in MLflow
         code: revision that wrote the checkpoint
+        features: provenance of the training features; None in checkpoints of before it was kept
     """
 
     step: int = 0
@@ -64,6 +67,7 @@ class State:
     best_step: int = -1
     mlflow_run: str | None = None
     code: str = ""
+    features: dict[str, Any] | None = None
 
     @property
     def folder(self) -> str:
@@ -195,6 +199,22 @@ def read(path: Path) -> Checkpoint:
     with reading(path, "remove it: training then goes on from the one before"):
         state = State(**read_json(path / STATE, nan=True))
         return Checkpoint(load_file(path / WEIGHTS), load_file(path / STATES), state)
+
+
+def features_of(path: Path) -> Provenance | None:
+    """What the features were that a checkpoint was trained on; None where it does not say."""
+    with reading(path / STATE, "name another checkpoint"):
+        features = read_json(path / STATE, nan=True).get("features")
+        return None if features is None else Provenance.from_json(features)
+
+
+def check_features(path: Path, trained: Provenance | None, features: FeatureSet) -> None:
+    """Raise InputError where a model would read other features than it was trained on."""
+    if trained and (found := features.provenance.differences(trained)):
+        raise InputError(
+            f"{features.folder}: holds other features than the model was trained on ({found[0]}), "
+            f"see {path}; make them as those of the training were made"
+        )
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

@@ -115,10 +115,12 @@ def resume(
     if path:
         saved = checkpoints.read(path)
         state = saved.state
+        checkpoints.check_features(path, checkpoints.features_of(path), data.train.features)
         learner.restore(saved.weights, saved.states, state.step - state.skipped)
         if accelerator.is_main_process:
             console.print(f"going on from step {state.step} (epoch {state.epoch}), {path}")
     state.code = code_revision()
+    state.features = dataclasses.asdict(data.train.features.provenance)
     main = accelerator.is_main_process
     own = config.folder / "checkpoints"
     begun = path.name if path and path.parent == own else None

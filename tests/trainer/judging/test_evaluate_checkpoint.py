@@ -249,3 +249,33 @@ def test_a_checkpoint_that_was_altered_is_not_evaluated(command, data, tiny_run,
     capsys.readouterr()
     assert main(command(**changes)) == 2
     assert "weights.safetensors: missing or damaged since it was written" in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_not_scored_nor_gone_on_with_on_features_in_another_order(
+    command, data, tiny_run, tmp_path, capsys
+):
+    flags = tiny_run | {"runs": tmp_path / "runs", "name": "trained", "epochs": 1}
+    assert main([f"--{key}={value}" for key, value in flags.items()]) == 0
+    swapped = tmp_path / "val"
+    shutil.copytree(data / "val", swapped)
+    manifest = json.loads((swapped / "manifest.json").read_text())
+    manifest["provenance"]["options"] = {"video": {"streams": [{"name": "b"}, {"name": "a"}]}}
+    (swapped / "manifest.json").write_text(json.dumps(manifest))
+    checkpoint = tmp_path / "runs" / "trained" / "checkpoints" / "latest"
+    capsys.readouterr()
+    for again in (
+        [
+            *(f"--{key}={value}" for key, value in flags.items()),
+            *(f"--data.selection={swapped}", "--data.report=null"),
+            *("--checkpoint", str(checkpoint), "--eval"),
+        ],
+        [
+            *(f"--{key}={value}" for key, value in flags.items()),
+            *(f"--data.train={swapped}", "--data.selection=null", "--data.report=null"),
+            *("--name=other", f"--resume={checkpoint}"),
+        ],
+    ):
+        assert main(again) == 2
+        error = capsys.readouterr().err
+        assert "other features than the model was trained on (video streams: b None + a N" in error
+        assert error.count("\n") == 1
