@@ -1,6 +1,7 @@
 """Whatever a text holds, it becomes plain values of bounded size or one line that says why not."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +174,21 @@ def test_what_a_message_repeats_is_short_and_printable() -> None:
     assert shown("a\x1b[31mb\u2028\ud800") == ascii("a\x1b[31mb\u2028\ud800").replace("\\\\", "\\")
     assert readable("a\n\tb") == "a b"
     assert len(readable("z" * 10**7)) == MAX_MESSAGE
+
+
+UNSAFE = re.compile(
+    r"\bjson\.loads?\(|\byaml\.(safe_|full_|unsafe_)?load(_all)?\(|\bpickle\.loads?\(|\bnp\.load\("
+    r"|\btorch\.load\((?![^)]*weights_only=True)|(?<![.\w])(eval|exec)\("
+)
+
+
+@pytest.mark.parametrize("hall", ["data_pipeline", "launch", "model", "trainer"])
+def test_no_other_code_parses_what_files_hold(hall: str) -> None:
+    root = Path(__file__).parents[2]
+    found = {
+        f"{path.relative_to(root)}: {match.group()}"
+        for path in (root / hall).rglob("*.py")
+        for match in UNSAFE.finditer(path.read_text())
+        if path.name != "untrusted.py"
+    }
+    assert found == set()

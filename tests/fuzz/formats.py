@@ -4,6 +4,7 @@ A format makes its files once, by the project's own code; a case alters a copy o
 reads it by all its readers. A reader raises InputError to refuse, Lie for what it took in silence.
 """
 
+import asyncio
 import functools
 import hashlib
 import json
@@ -15,7 +16,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import mlflow.entities  # noqa: F401 - asks for the machine when it is imported
@@ -31,12 +32,15 @@ from data_pipeline.extraction.feature_files import read_array
 from data_pipeline.extraction.weights import read_weights
 from data_pipeline.features.shards import Damaged, FeatureSet
 from data_pipeline.stream.stream import PairStream
+from data_pipeline.video.video import VideoFile, clip_count
 from launch import evaluate, extract, import_features, parameters, profile, shards
 from launch.convert_internvideo2 import read_checkpoint
+from launch.demo_server import CALL, Guard
 from launch.demo_videos import find_examples
 from launch.predict_batch import read_queries
 from launch.sweep_plan import Plan, read_plan, trials
 from tests.conftest import build_feature_set
+from tests.data_pipeline.conftest import write_video
 from tests.fuzz.mutations import (
     mutate_bytes,
     mutate_json,
@@ -53,8 +57,10 @@ from trainer.comparison.page import write_comparison_page
 from trainer.comparison.runs import read_run
 from trainer.config import Config
 from trainer.experiment import same_as_saved
+from trainer.inference.cutting import cut
 from trainer.inference.pretrained import load_pretrained
 from trainer.pictures.report import write_report
+from trainer.pictures.thumbnails import film_strip
 from trainer.tracking.delivery import Delivery
 from trainer.tracking.tracking import RunRecord, keep_until
 from trainer.training import checkpoints
@@ -294,7 +300,8 @@ def mutate_zip(draw: random.Random, data: bytes, root: Path) -> bytes:
                 archive.writestr(name, mutate_rows(draw, rows, root) if kind == 3 else rows)
         if kind == 4:
             blank = draw.choice((b" ", b"\n", b"[],", b"{}\n", b"\0"))
-            archive.writestr("hl_val_submission.jsonl", blank * draw.choice((10**6, 3 * 10**8)))
+            size = 10**8 if method == zipfile.ZIP_DEFLATED else 10**7
+            archive.writestr("hl_val_submission.jsonl", blank * draw.choice((10**6, size)))
     packed = held.getvalue()
     return mutate_bytes(draw, packed) if kind == 5 else packed
 
@@ -599,6 +606,86 @@ RELEASED = Format(
     },
 )
 
+# Videos, and calls of the page
+
+
+def make_videos(folder: Path) -> None:
+    for name in ("a.mp4", "a.mkv", "a.ts", "a.avi", "a.mov", "a.flv"):
+        write_video(folder / name, frames=12, size=(64, 48), audio_seconds=1.0, g="4")
+    write_video(folder / "b.mp4", frames=12, size=(64, 48), codec="mpeg4")
+
+
+def each_video(read: Callable[[Path], Any]) -> Reader:
+    """Reads the one that was altered, which a case writes down."""
+    return lambda folder: read(folder / (folder / "which").read_text())
+
+
+def alter_video(draw: random.Random, folder: Path, root: Path) -> None:
+    path = draw.choice(sorted(folder.glob("[ab].*")))
+    (folder / "which").write_text(path.name)
+    if draw.random() < 0.05:
+        replace_file(draw, path, folder)
+    else:
+        path.write_bytes(mutate_bytes(draw, path.read_bytes()))
+
+
+def decode(path: Path, damage: Literal["refuse", "bear"]) -> None:
+    video = VideoFile(path, damage=damage)
+    pieces = sum(len(piece) for piece in video.clips(0.5, 2, 32))
+    if pieces != clip_count(video.info.duration, 0.5):
+        raise Lie(f"{pieces} clips of {video.info.duration} s")
+
+
+VIDEOS = Format(
+    make_videos,
+    alter_video,
+    {
+        "clips": (each_video(lambda path: decode(path, "refuse")), 1),
+        "clips of what is left": (each_video(lambda path: decode(path, "bear")), 1),
+        "strip": (each_video(lambda path: film_strip(path, 1.2, count=3)), 0.5),
+        "cut": (each_video(lambda path: cut(path, 0.2, 0.9, path.parent / "c.mp4")), 0.5),
+    },
+)
+
+
+def make_calls(folder: Path) -> None:
+    call = {"fn_index": 1, "data": ["key", "a dog"], "event_data": None, "trigger_id": 3}
+    (folder / "call.json").write_text(json.dumps(call | {"session_hash": "abc"}))
+
+
+def call_page(folder: Path) -> None:
+    """What the page's guard lets through is what the page itself sends."""
+    body, answered = (folder / "call.json").read_bytes(), []
+    passed: list[bytes] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        answered.append(message)
+
+    async def page(scope: Any, receive: Any, send: Any) -> None:
+        passed.append((await receive())["body"])
+
+    scope = {"type": "http", "method": "POST", "path": CALL, "headers": [], "query_string": b""}
+    asyncio.run(Guard(page, {0: 1, 1: 2})(scope, receive, send))
+    if not passed:
+        if not 400 <= answered[0]["status"] < 500:
+            raise Lie(f"answered {answered[0]['status']}")
+        raise InputError("refused")
+    call = json.loads(passed[0])
+    right = call["fn_index"] in (0, 1) and len(call["data"]) == call["fn_index"] + 1
+    if not right or not all(value is None or isinstance(value, str) for value in call["data"]):
+        raise Lie(f"let through {call}")
+
+
+def alter_call(draw: random.Random, folder: Path, root: Path) -> None:
+    path = folder / "call.json"
+    path.write_bytes(mutate_json(draw, path.read_bytes(), root))
+
+
+CALLS = Format(make_calls, alter_call, {"guard": (call_page, 1)})
+
 FORMATS = {
     "shards": SHARDS,
     "annotations": ANNOTATIONS,
@@ -609,6 +696,8 @@ FORMATS = {
     "models": MODELS,
     "runs": RUNS,
     "released": RELEASED,
+    "videos": VIDEOS,
+    "calls": CALLS,
 }
 SEEDS = {"checkpoints": "runs", "models": "runs"}
 """Formats that alter the files of another."""
