@@ -87,9 +87,12 @@ def list_by_decoding(
         except av.FFmpegError:
             faults.append(min(number, len(given) - 1))
         check()
-    base, begin = float(stream.time_base), packets.begin
+    base = float(stream.time_base)
     jump = JUMP / base if may_jump(container) else math.inf
     clock = _Clock(given, shown, jump, BACK / base)
+    if clock.times and not 0 <= clock.times[0] - packets.begin / base <= jump:
+        packets.begin = clock.times[0] * base  # the container took what comes late for the first
+    begin = packets.begin
     times = [stamp * base - begin for stamp in clock.times]
     keys = [moment for number, moment in zip(shown, times, strict=True) if given[number].key]
     end = max([clock.end * base - begin, *times[-1:]])

@@ -93,10 +93,10 @@ class Packets:
         """All have been taken; `start` is where the container says that it begins."""
         self.shown.sort()
         shown = self.shown
-        if shown:
-            self.begin = min(self.begin, shown[0] * base)
         if start is not None:
             self.begin = start / av.time_base
+        if shown:  # a container may not see that it begins before 0
+            self.begin = min(self.begin, shown[0] * base)
         if not shown:
             return
         if len(set(shown)) < len(shown):

@@ -1,5 +1,6 @@
 """Small videos as people have them, frame n of which is grey of `grey_of(n)`."""
 
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -114,9 +115,10 @@ def write_trimmed(path: Path, frames: int, first: int) -> Path:
     return copy(whole, path, later=-round(first / 10 / base))
 
 
-def write_joined(path: Path) -> Path:
+def write_joined(path: Path, codec: str = "libx264") -> Path:
     """Two recordings of 20 frames, one behind the other: their times begin anew."""
-    part = write_video(path.with_suffix(f".part{path.suffix}"), 20, g="10", bf="2")
+    groups = {"g": "10"} if codec == "wmv2" else {"g": "10", "bf": "2"}
+    part = write_video(path.with_suffix(f".part{path.suffix}"), 20, codec=codec, **groups)
     path.write_bytes(2 * part.read_bytes())
     return path
 
@@ -127,14 +129,15 @@ def write_wrapped(path: Path) -> Path:
     return copy(whole, path, later=2**33 - 3 * 90_000, mpegts_copyts="1")
 
 
-def write_wide_pixels(path: Path) -> Path:
-    """72 x 58 pixels, each 64:45."""
+def write_wide_pixels(path: Path, picture: Callable[[int], Any] | None = None) -> Path:
+    """72 x 58 pixels, each 64:45; grey or `picture(n)`."""
     with av.open(str(path), "w") as sink:
         track: Any = sink.add_stream("libx264", rate=10, options={"g": "10"})
         track.width, track.height, track.pix_fmt = 72, 58, "yuv420p"
         track.codec_context.sample_aspect_ratio = Fraction(64, 45)
         for number in range(20):
-            pixels = np.full((58, 72, 3), grey_of(number), np.uint8)
+            grey = np.full((58, 72, 3), grey_of(number), np.uint8)
+            pixels = grey if picture is None else picture(number)
             sink.mux(track.encode(av.VideoFrame.from_ndarray(pixels)))
         sink.mux(track.encode())
     return path

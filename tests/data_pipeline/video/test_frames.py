@@ -1,6 +1,8 @@
 """A video's frames are what its decoder shows, each at its time: told by their grey levels."""
 
+import struct
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,20 @@ import av
 import numpy as np
 import pytest
 
-from data_pipeline.video.video import VideoFile
+from data_pipeline.video.opening import VideoError
+from data_pipeline.video.video import VideoFile, probe
+from tests.data_pipeline.conftest import grey_of
+from tests.data_pipeline.video.odd_videos import (
+    copy,
+    write_fields,
+    write_joined,
+    write_trimmed,
+    write_wide_pixels,
+    write_with_sound,
+    write_wrapped,
+)
 
 MakeVideo = Callable[..., Path]
-TRIALS = Path(__file__).parents[2].parent / "shared" / "trials" / "videos"
 
 FRAMES = 30
 GROUPS = {"g": "10", "bf": "2"}
@@ -118,3 +130,176 @@ def test_each_frame_is_shown_at_its_time_in_every_container_that_can_be_written(
             numbers = [number_of(clip) for piece in some for clip in piece]
             assert numbers == [start + count // 2, start + count + count // 2], path.name
     assert made
+
+
+@pytest.mark.parametrize("container", ["mp4", "mov", "mkv", "ts"])
+@pytest.mark.parametrize("later", [-15, -5, 7])
+def test_times_may_begin_before_zero_or_after_it(
+    tmp_path: Path, make_video: MakeVideo, container: str, later: int
+) -> None:
+    whole = make_video(tmp_path / "whole.mp4", FRAMES, g="10", bf="2")
+    path = copy(whole, tmp_path / f"v.{container}", 1024 * later, avoid_negative_ts="disabled")
+    assert shown(path) == decoded(path)
+    assert len(decoded(path)) >= FRAMES + min(later, 0)
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv", "nut", "ts"])
+def test_uneven_frames_are_shown_from_their_times_on(tmp_path: Path, container: str) -> None:
+    path = tmp_path / f"v.{container}"
+    times = [0, 40, 80, 700, 710, 2500, 2980, 3000, 9000]
+    with av.open(str(path), "w") as sink:
+        stream: Any = sink.add_stream("libx264", rate=25, options=GROUPS)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, time in enumerate(times):
+            pixels = np.full((64, 96, 3), grey_of(number), np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels)
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            sink.mux(stream.encode(frame))
+        sink.mux(stream.encode())
+    video = VideoFile(path)
+    for number, time in enumerate(times):
+        at = time / 1000
+        ((start, frame),) = video.frames(at + 1e-4, at + 2e-4)
+        assert number_of(frame.to_ndarray(format="rgb24")) == number
+        assert start == pytest.approx(at, abs=0.002)
+
+
+def test_a_packet_may_hold_a_field_of_a_picture(tmp_path: Path) -> None:
+    for container in ("ts", "mkv", "mp4"):
+        path = write_fields(tmp_path / f"v.{container}", 20)
+        assert VideoFile(path).info.duration == pytest.approx(0.8, abs=0.05), container
+        assert shown(path, 25)[:20] == list(range(20)), container
+
+
+@pytest.mark.parametrize("container", ["mp4", "mov"])
+def test_what_an_edit_list_discards_is_not_shown(tmp_path: Path, container: str) -> None:
+    path = write_trimmed(tmp_path / f"v.{container}", 40, 15)
+    assert VideoFile(path).info.duration == pytest.approx(2.5)
+    assert shown(path) == list(range(15, 40))
+
+
+@pytest.mark.parametrize("container", ["ts", "m2ts", "mpg", "vob", "mkv"])
+def test_joined_recordings_are_shown_one_after_the_other(tmp_path: Path, container: str) -> None:
+    path = write_joined(tmp_path / f"v.{container}")
+    assert VideoFile(path).info.duration == pytest.approx(4.0, abs=0.11)
+    assert shown(path)[:40] == [*range(20), *range(20)]
+
+
+@pytest.mark.parametrize("container", ["mp4", "flv", "wmv", "nut"])
+def test_joined_recordings_of_which_one_would_be_lost_are_refused(
+    tmp_path: Path, container: str
+) -> None:
+    path = write_joined(tmp_path / f"v.{container}", "libx264" if container != "wmv" else "wmv2")
+    with pytest.raises(VideoError, match="a second recording follows the first") as caught:
+        VideoFile(path)
+    assert caught.value.kind == "several recordings"
+
+
+def test_the_clock_may_run_over(tmp_path: Path) -> None:
+    path = write_wrapped(tmp_path / "v.ts")
+    assert VideoFile(path).info.duration == pytest.approx(4.0)
+    assert shown(path) == list(range(40))
+
+
+@pytest.mark.parametrize("seconds", [60, 40_000])
+def test_the_clock_may_jump(tmp_path: Path, make_video: MakeVideo, seconds: int) -> None:
+    parts = [make_video(tmp_path / "a.ts", 20, g="10", bf="2")]
+    parts += [copy(parts[0], tmp_path / "b.ts", seconds * 90_000, mpegts_copyts="1")]
+    path = tmp_path / "v.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert shown(path) == [*range(20), *range(20)]
+    path.write_bytes(b"".join(part.read_bytes() for part in reversed(parts)))
+    assert shown(path) == [*range(20), *range(20)]
+
+
+def test_texts_that_are_not_utf8_are_no_matter(tmp_path: Path) -> None:
+    for container in ("mp4", "mkv", "avi", "flv", "ts"):
+        path = tmp_path / f"v.{container}"
+        with av.open(str(path), "w") as sink:
+            sink.metadata["title"] = sink.metadata["service_name"] = "a qqqq title"
+            stream: Any = sink.add_stream("libx264", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+            for number in range(10):
+                pixels = np.full((64, 96, 3), grey_of(number), np.uint8)
+                sink.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
+            sink.mux(stream.encode())
+        assert b"qqqq" in path.read_bytes(), container
+        path.write_bytes(path.read_bytes().replace(b"qqqq", b"\xe4\xff\xfe\x80"))
+        assert shown(path) == list(range(10)), container
+
+
+def test_a_stale_length_of_a_whole_file_is_a_warning(tmp_path: Path, make_video: MakeVideo) -> None:
+    flv = make_video(tmp_path / "v.flv")
+    data = bytearray(flv.read_bytes())
+    place = data.index(b"duration") + 9
+    data[place : place + 8] = struct.pack(">d", 3600.0)
+    flv.write_bytes(data)
+    mkv = make_video(tmp_path / "v.mkv")
+    told = bytearray(mkv.read_bytes())
+    place = told.index(b"\x44\x89\x88") + 3
+    told[place : place + 8] = struct.pack(">d", 3_600_000.0)
+    mkv.write_bytes(told)
+    for path in (flv, mkv):
+        assert shown(path) == list(range(40))
+        (warning,) = VideoFile(path).warnings
+        assert "claims 3600.0 s" in warning
+        assert warning.endswith("the file is whole, its header is stale")
+        path.write_bytes(path.read_bytes()[:-300])
+        with pytest.raises(VideoError, match="truncated"):
+            VideoFile(path)
+
+
+def test_pixels_need_not_be_square(tmp_path: Path) -> None:
+    for container in ("mp4", "mkv", "ts", "avi"):
+        info = probe(write_wide_pixels(tmp_path / f"v.{container}"))
+        assert (info.width, info.height) == (102, 58), container
+
+
+def test_a_crop_is_square_where_pixels_are_not(tmp_path: Path) -> None:
+    def ring(_: int) -> Any:  # as displayed, a disc of half the height
+        y, x = np.mgrid[:58, :72]
+        inside = ((x - 35.5) * 64 / 45) ** 2 + (y - 28.5) ** 2 < 14.5**2
+        return np.where(inside[..., None], 255, 0).astype(np.uint8).repeat(3, axis=2)
+
+    path = write_wide_pixels(tmp_path / "v.mp4", ring)
+    (clip,) = VideoFile(path).clips(2.0, 1, 64, crop=1.0)
+    bright = clip[0, 0, ..., 0] > 128
+    high, wide = np.flatnonzero(bright.any(1)), np.flatnonzero(bright.any(0))
+    assert abs(len(high) - len(wide)) <= 2
+    assert len(high) == pytest.approx(32, abs=2)
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv", "ts", "avi", "flv", "webm", "mpg"])
+def test_damage_is_refused_or_borne_and_told(
+    tmp_path: Path, make_video: MakeVideo, container: str
+) -> None:
+    codec = {"avi": "mpeg4", "webm": "libvpx", "mpg": "mpeg2video"}.get(container, "libx264")
+    rate = 25 if container == "mpg" else 10
+    faststart = {"movflags": "faststart"} if container == "mp4" else {}
+    path = tmp_path / f"v.{container}"
+    make_video(path, 60, rate, codec=codec, picture=noise, g="10", **faststart)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 400] = bytes(400)
+    path.write_bytes(data)
+    with pytest.raises(VideoError):
+        list(VideoFile(path).clips(1 / rate, 1, 16))
+    video = VideoFile(path, damage="bear")
+    clips = sum(len(piece) for piece in video.clips(1 / rate, 1, 16))
+    assert clips == pytest.approx(60, abs=4)
+    assert video.damaged
+    assert sum(end - start for start, end in video.damaged) < video.info.duration / 2
+    assert f"damaged at {video.damaged[0][0]:.1f}" in video.warnings[-1]
+
+
+def noise(number: int) -> Any:
+    grain = np.random.default_rng(number).integers(0, 20, (64, 96, 3))
+    return np.clip(grey_of(number) - 10 + grain, 0, 255).astype(np.uint8)
+
+
+def test_a_stream_that_begins_on_the_way_is_no_fault(tmp_path: Path, make_video: MakeVideo) -> None:
+    silent = make_video(tmp_path / "silent.ts", 20, g="10")
+    path = tmp_path / "v.ts"
+    loud = write_with_sound(tmp_path / "loud.ts", "aac", "mono")
+    path.write_bytes(silent.read_bytes() + loud.read_bytes())
+    assert shown(path)[:40] == [*range(20), *range(20)]
