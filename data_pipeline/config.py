@@ -357,6 +357,8 @@ class DataConfig:
     """The features of an experiment, and how they become batches.
 
     Attributes:
+        name: what the data are called, in records, reports and on model cards; none leaves them
+            without a name. (Whose convention they are scored by is eval.dataset.)
         train: feature shards to learn from, a folder or a URL (s3://bucket/folder)
         selection: feature shards that choose the best epoch; none keeps the last epoch
         report: feature shards whose scores are reported, once, at the end
@@ -380,6 +382,7 @@ class DataConfig:
         reading: how a process reads them
     """
 
+    name: str | None = None
     train: str = "features/train"
     selection: str | None = None
     report: str | None = None

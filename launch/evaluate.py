@@ -34,6 +34,7 @@ from trainer.metrics.bootstrap import (
     few_videos,
     intervals,
 )
+from trainer.tracking.run_files import told_apart
 from trainer.tracking.tracking import flatten
 
 FAULTS_FOUND = 1
@@ -92,7 +93,7 @@ def _measure(path: Path, truth_path: Path, given: Any) -> None:
         return
     record: dict[str, Any] = {
         **evaluation.official(),
-        "dataset": given.dataset,
+        "convention": given.dataset,
         "official": given.official,
         "predictions": _identity(path),
         "annotations": _identity(truth_path),
@@ -130,7 +131,8 @@ def _identity(path: Path) -> dict[str, str]:
 def _provenance(path: Path) -> Any:
     """What the run that wrote the predictions recorded beside them in metrics.json, if anything."""
     try:
-        return read_json(path.parent / "metrics.json").get("provenance")
+        origin = read_json(path.parent / "metrics.json").get("provenance")
+        return told_apart(origin) if isinstance(origin, dict) else origin
     except (InputError, AttributeError):
         return None  # predictions of another program, or copied away from their run
 
@@ -145,7 +147,7 @@ def _print(
 ) -> None:
     predictions, truth, versus = paths
     table = Table(
-        title=f"{evaluation.dataset}: {predictions} on {truth}",
+        title=f"{predictions} on {truth}, by the convention of {evaluation.dataset}",
         caption=f"{len(evaluation.qids)} queries, {len(set(evaluation.vids))} videos; percent with "
         f"{LEVEL:.0%} bootstrap intervals over videos{_caveats(evaluation, other)}",
         box=box.SIMPLE_HEAD,

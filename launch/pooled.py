@@ -14,8 +14,9 @@ from data_pipeline.untrusted import read_json, reading
 from trainer.cli import terminal
 from trainer.metrics import evaluate, read_ground_truth, read_predictions
 from trainer.metrics.rows import Row
+from trainer.tracking.run_files import told_apart
 
-SAME = ("dataset", "selection", "code", "features.video", "features.text")
+SAME = ("dataset", "convention", "selection", "code", "features.video", "features.text")
 """What a provenance of all of them must say alike to be said of the whole."""
 
 
@@ -24,21 +25,21 @@ def pool(runs: Sequence[Path], output: Path) -> dict[str, Any]:
 
     Every model is judged on queries that it has not seen, and every query once: a domain's figure
     is the mean over its folds, the headline the mean over domains. Raises InputError where two runs
-    answer the same query, or are of two data sets.
+    answer the same query, or are scored by two conventions.
     """
     rows: list[Row] = []
     annotations: list[Annotation] = []
     origins: list[dict[str, Any]] = []
     for run in runs:
         with reading(run / "metrics.json", "is it a run that ended?"):
-            origins.append(dict(read_json(run / "metrics.json")["provenance"]))
-        dataset = origins[-1].get("dataset")
-        if dataset != origins[0].get("dataset"):
-            raise InputError(f"{run}: is of data set {dataset}, {runs[0]} of another")
-        theirs = read_ground_truth(run / "annotations.jsonl", str(dataset))
+            origins.append(told_apart(dict(read_json(run / "metrics.json")["provenance"])))
+        convention = origins[-1].get("convention")
+        if convention != origins[0].get("convention"):
+            raise InputError(f"{run}: is scored as {convention}, {runs[0]} otherwise")
+        theirs = read_ground_truth(run / "annotations.jsonl", str(convention))
         rows += read_predictions(run / "predictions.jsonl", theirs)
         annotations += theirs
-    evaluation = evaluate(rows, annotations, dataset=str(origins[0]["dataset"]))
+    evaluation = evaluate(rows, annotations, dataset=str(origins[0]["convention"]))
     values = {name: {str(origin.get(name)) for origin in origins} for name in SAME}
     result = {
         "metrics": evaluation.summary,
@@ -65,7 +66,7 @@ def tell(result: dict[str, Any], output: Path) -> None:
     table = Table(*result["metrics"], box=None)
     table.add_row(*(f"{figure:.2f}" for figure in result["metrics"].values()))
     console.print(table)
-    for key in ("dataset", "selection", "report"):
+    for key in ("dataset", "convention", "selection", "report"):
         console.print(f"{key}: {result['provenance'][key]}")
     for warning in result["warnings"]:
         console.print(f"note: {warning}", style="yellow")

@@ -14,7 +14,8 @@ LONGEST_WAIT = 10**6
 
 # May change when a run goes on: how it is carried out, not what comes of it.
 CARRIED_OUT = (
-    "resume", "processes", "timeout", "grace", "checkpoints", "data.workers", "data.prefetch",
+    "resume", "processes", "timeout", "grace", "checkpoints", "data.name", "data.workers",
+    "data.prefetch",
 )  # fmt: skip
 
 LONGEST = 1e6
@@ -142,8 +143,8 @@ class EvalConfig:
     """How models are scored and chosen.
 
     Attributes:
-        dataset: convention of the metrics; tvsum and youtube rank clips, by domain, and need no
-            windows
+        dataset: the data set whose convention the metrics follow, whatever the data are; tvsum and
+            youtube rank clips, by domain, and need no windows
         every: epochs between two evaluations on the selection split
         metric: what the kept model maximises on the selection split; several names are averaged;
             default: the rule of the data set

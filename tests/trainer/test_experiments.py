@@ -77,6 +77,7 @@ def test_each_experiment_trains_selects_and_reports(name, annotations, tmp_path)
     result = json.loads((tmp_path / "small" / "metrics.json").read_text())
     assert {"R1@0.5", "R1@0.7", "mIoU"} <= set(result["metrics"])
     assert result["provenance"]["dataset"] == name
+    assert result["provenance"]["convention"] == name
     records = [json.loads(line) for line in (tmp_path / "small" / "metrics.jsonl").open()]
     losses = [record["loss"] for record in records if record["kind"] == "train"]
     assert len(losses) >= 2

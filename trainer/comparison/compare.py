@@ -284,7 +284,7 @@ def _what_must_agree(run: FinishedRun) -> list[str]:
         for name in run.provenance
         if name.startswith("features.") and name != "features.version"
     ]
-    return ["dataset", "report", *features]
+    return ["dataset", "convention", "report", *features]
 
 
 def _warnings(groups: Sequence[Group]) -> list[str]:
@@ -306,8 +306,8 @@ def _disagreements(run: FinishedRun, home: FinishedRun) -> list[str]:
     reasons = []
     for name in dict.fromkeys(_what_must_agree(home) + _what_must_agree(run)):
         mine, theirs = run.provenance.get(name, "unknown"), home.provenance.get(name, "unknown")
-        # A split that lies elsewhere is the same one if it holds the same queries.
-        if mine != theirs and not (name == "report" and same_queries):
+        # Data that lie elsewhere, or are called otherwise, are the same if the queries are.
+        if mine != theirs and not (name in ("dataset", "report") and same_queries):
             what = "split" if name == "report" else name.replace("features.", "features: ")
             reasons.append(f"{what} {mine}, not {theirs}")
     if known and not same_queries and not reasons:

@@ -146,7 +146,7 @@ def _clear(figure: Figure) -> bool:
 def _caption(comparison: Comparison) -> str:
     measured = ", ".join(
         f"{key} {comparison.shared[key]}"
-        for key in ("dataset", "report", "selection")
+        for key in ("dataset", "convention", "report", "selection")
         if key in comparison.shared
     )
     return (

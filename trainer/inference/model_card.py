@@ -8,7 +8,7 @@ from trainer.inference.pretrained import Export
 from trainer.metrics import HEADLINES
 from trainer.metrics.bootstrap import LEVEL, Interval, intervals
 from trainer.metrics.storage import read_evaluation
-from trainer.tracking.run_files import read_result
+from trainer.tracking.run_files import read_result, told_apart
 
 CARD = "README.md"
 
@@ -18,7 +18,7 @@ def model_card(name: str, export: Export, run: Path | None) -> str:
 
     Without a run, or for one that was never scored, the card says so.
     """
-    result = {"metrics": {}, "baselines": {}, "provenance": export.provenance}
+    result = {"metrics": {}, "baselines": {}, "provenance": told_apart(export.provenance)}
     spread: dict[str, Interval] = {}
     if run is not None and (run / "metrics.json").is_file():
         result = read_result(run / "metrics.json")

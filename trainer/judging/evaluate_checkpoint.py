@@ -33,7 +33,7 @@ from trainer.judging.submission import (
 )
 from trainer.training import checkpoints
 from trainer.training.processes import join
-from trainer.training.provenance import code_revision, part_of, stamp
+from trainer.training.provenance import code_revision, names_of, part_of, stamp
 from trainer.training.splits import open_split
 
 
@@ -147,7 +147,7 @@ def _provenance(
     """What a number of this evaluation measures."""
     training = export.provenance if export else {}
     return {
-        "dataset": config.eval.dataset,
+        **names_of(config),
         "split": stamp(split.features),
         **({"part": part_of(config.data)} if part_of(config.data) else {}),
         "queries": coverage(split, scored),

@@ -7,6 +7,9 @@ from typing import Any
 from data_pipeline.errors import InputError
 from data_pipeline.untrusted import parse_json, read_json
 
+UNNAMED = "not named"
+"""The data of a run that does not say what they are called."""
+
 Records = dict[str, list[dict[str, Any]]]
 
 
@@ -23,7 +26,18 @@ def read_result(path: Path) -> dict[str, Any]:
         whole = whole and isinstance(result["provenance"], dict)
     if not whole:
         raise InputError(f"{path}: holds no 'metrics' as we write them; evaluate the run again")
-    return dict(result)
+    return dict(result) | {"provenance": told_apart(result["provenance"])}
+
+
+def told_apart(provenance: dict[str, Any]) -> dict[str, Any]:
+    """A provenance in which `dataset` is the data's name and `convention` that of the metrics.
+
+    Earlier versions called the convention `dataset`, and did not name the data.
+    """
+    if "dataset" not in provenance or "convention" in provenance:
+        return provenance
+    names = {"dataset": UNNAMED, "convention": provenance["dataset"]}
+    return names | {key: value for key, value in provenance.items() if key != "dataset"}
 
 
 def _are_figures(value: Any) -> bool:

@@ -15,12 +15,13 @@ from data_pipeline.config import DataConfig
 from data_pipeline.features.shards import FeatureSet
 from model.interface import GroundingModel
 from trainer.config import Config
+from trainer.tracking.run_files import UNNAMED
 
 
 def provenance(config: Config, features: FeatureSet) -> dict[str, str]:
     """What a number of this run measures."""
     return {
-        "dataset": config.eval.dataset,
+        **names_of(config),
         "report": split_of(config.data.report) if config.data.report else "none",
         **({"part": part_of(config.data)} if part_of(config.data) else {}),
         "selection": (
@@ -32,6 +33,11 @@ def provenance(config: Config, features: FeatureSet) -> dict[str, str]:
         "code": code_revision(),
         **{f"features.{key}": value for key, value in features.provenance.summary().items()},
     }
+
+
+def names_of(config: Config) -> dict[str, str]:
+    """What the data are called, and whose convention they are measured by: two things."""
+    return {"dataset": config.data.name or UNNAMED, "convention": config.eval.dataset}
 
 
 def nesting() -> dict[str, str]:
