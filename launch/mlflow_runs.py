@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlparse
 from data_pipeline.errors import InputError
 from trainer.comparison.runs import FILES
 from trainer.tracking.delivery import moved_from, safe
-from trainer.tracking.outages import told
+from trainer.tracking.outages import check_active, check_store, told
 from trainer.tracking.tracking import redact, store_uri
 
 LOG = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ class Store:
         import mlflow
 
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        with told():
+            check_store()
         return mlflow.MlflowClient(store_uri())
 
     def find(self, name: str) -> Any:
@@ -76,6 +78,7 @@ class Store:
             from mlflow.entities import Param
 
             found = self._client.get_experiment_by_name(experiment)
+            check_active(found)
             owner = found.experiment_id if found else self._client.create_experiment(experiment)
             run_id = str(self._client.create_run(owner, run_name=name).info.run_id)
             given = [Param(safe(key), value[:500]) for key, value in parameters.items()]

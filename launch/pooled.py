@@ -53,7 +53,6 @@ def pool(runs: Sequence[Path], output: Path) -> dict[str, Any]:
         },
         "warnings": list(evaluation.warnings),
     }
-    output.mkdir(parents=True, exist_ok=True)
     write_text(output / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     write_annotations(output / "annotations.jsonl", annotations)
     write_text(output / "metrics.json", json.dumps(result, indent=2) + "\n")

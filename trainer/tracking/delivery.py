@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlparse
 
 from data_pipeline.holding import lock
 from data_pipeline.output import write_text
-from trainer.tracking.outages import FilesRefused, Refused, check_active, fault_of
+from trainer.tracking.outages import FilesRefused, Refused, check_active, check_store, fault_of
 from trainer.tracking.run_files import parse_record
 from trainer.tracking.tracking import UNDELIVERED, RunRecord, Status, mend, redact, store_uri
 
@@ -174,6 +174,7 @@ class Delivery:
         for handler in mlflow_logger.handlers:
             handler.setFormatter(Redacting("%(message)s"))
         record = self._record
+        check_store()
         client = self._client = mlflow.MlflowClient(store_uri())
         found = client.get_experiment_by_name(record.experiment)
         check_active(found)

@@ -5,11 +5,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from data_pipeline.errors import InputError
+from data_pipeline.output import check_file
 from trainer.tracking.tracking import redact, store_uri
 
 LASTING = (
@@ -21,6 +23,7 @@ CREDENTIALS = (
     "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, as its "
     "owner says"
 )
+PLACE = "set MLFLOW_TRACKING_URI to a place that may be written to, or to a server"
 ADDRESS = "does MLFLOW_TRACKING_URI name an MLflow server?"
 
 
@@ -60,8 +63,13 @@ def fault_of(error: Exception) -> Fault:
     if isinstance(error, InputError):  # a file of the run's own
         return Fault(str(error), outage=True)
     if isinstance(error, OSError) and error.filename:
-        return Fault(f"{error.filename}: {error.strerror}", outage=True)
+        mend = "it needs another place or permission"
+        place = redact(str(error.filename))
+        line = f"MLflow is not up to date: {place}: {error.strerror}; {mend}"
+        return Fault(line, outage=error.errno not in LASTING)
     said = " ".join(redact(str(error)).split())[:SHOWN] or type(error).__name__
+    if "readonly database" in said:
+        return Fault(f"MLflow at {uri} cannot be written ({said}); {PLACE}", outage=False)
     if "must be in the 'active' state" in said:
         return Fault(f"MLflow at {uri}: {said} Restore it there", outage=False)
     code = re.search(r"error code (\d+) ", said)
@@ -87,6 +95,17 @@ def proxy_of(uri: str) -> str | None:
     known = getproxies()
     proxy = known.get(parts.scheme) or known.get("all")
     return None if proxy is None or proxy_bypass(parts.hostname) else proxy
+
+
+def check_store() -> None:
+    """Raise Refused for a file of the store that cannot be: MLflow would try for minutes."""
+    uri = store_uri()
+    path = uri.removeprefix("sqlite:///").partition("?")[0]
+    if uri.startswith("sqlite:///") and path not in ("", ":memory:"):
+        try:
+            check_file(Path(path))
+        except InputError as error:
+            raise Refused(f"{error}; {PLACE}") from error
 
 
 def check_active(experiment: Any) -> None:

@@ -248,6 +248,17 @@ def test_a_proxy_that_is_passed_by_is_not_blamed(run, monkeypatch):
     assert proxy_of("sqlite:///mlflow.db") is None
 
 
+def test_a_store_in_a_folder_that_is_not_there_is_no_outage(run, monkeypatch, tmp_path):
+    folder, _ = run
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "folder").mkdir()
+    for place in ("file/mlflow.db", "folder", "x" * 300):
+        fault = fault_at(folder, monkeypatch, f"sqlite:///{tmp_path}/{place}?timeout=5")
+        assert f"{tmp_path}/{place}: cannot be written: " in fault.line
+        assert "; set MLFLOW_TRACKING_URI to a place that may be written to" in fault.line
+        assert not fault.outage
+
+
 @pytest.mark.parametrize(
     ("code", "says", "outage"),
     [
@@ -272,7 +283,8 @@ def test_a_file_of_the_runs_own_is_not_blamed_on_the_server(run, store, monkeypa
     fault = fault_of(InputError("run/mlflow_run: cannot be written: No space left on device"))
     assert fault.line == "run/mlflow_run: cannot be written: No space left on device"
     fault = fault_of(PermissionError(13, "Permission denied", str(folder / "metrics.jsonl")))
-    assert fault.line == f"{folder / 'metrics.jsonl'}: Permission denied"
+    assert f"up to date: {folder / 'metrics.jsonl'}: Permission denied; it needs" in fault.line
+    assert not fault.outage
 
 
 def test_what_mlflow_itself_refuses_is_not_the_proxys(run, monkeypatch, answering):
