@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from launch.sweep import trainer_flags
+from launch.sweep_plan import Plan, read_plan, trials
 from tests.benchmarks import generated_features
-from trainer.cli import load_config
-from trainer.config import Config
+from trainer.cli import load_config, parse_config
+from trainer.config import RULES, Config
 from trainer.main import main
+from trainer.metrics import DATASETS
 
 ROOT = Path(__file__).parents[2]
 FILES = {
-    "qvhighlights": ("highlight_train_release", "highlight_val_release", "highlight_val_release"),
+    "qvhighlights": ("highlight_train_release", "highlight_val_release", "highlight_test_with_gt"),
     "charades": ("charades_train", None, "charades_test"),
     "tacos": ("tacos_train", "tacos_val", "tacos_test"),
 }
@@ -39,6 +42,39 @@ def test_published_settings_are_read_and_name_their_features(name):
     assert config.data.train == f"features/{name}/train"
     assert config.eval.dataset == name
     assert config.data.selection != f"features/{name}/test"
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "width"),
+    [
+        ("activitynet", "activitynet-slowfast-clip", 2816),
+        ("nlq", "nlq-slowfast-bert", 2304),
+        ("tvsum", "tvsum-i3d", 2048),
+        ("youtube", "youtube-slowfast-clip", 2816),
+    ],
+)
+def test_experiments_on_released_features_name_their_preset_and_its_width(name, preset, width):
+    path = ROOT / "configs" / name / "sdst.yaml"
+    config = load_config(Config, path)
+    assert f"--preset {preset} " in path.read_text()
+    assert (ROOT / "configs" / "import" / f"{preset}.yaml").is_file()
+    assert config.model.video_width == width
+    assert config.model.layers == (-1, -1, -1, -1)
+    assert config.eval.dataset == name
+    assert config.eval.metric == RULES[name]
+
+
+@pytest.mark.parametrize(("plan", "runs"), [("tvsum/folds", 50), ("youtube/domains", 6)])
+def test_one_command_trains_a_model_for_each_part_and_scores_them_together(plan, runs):
+    planned = Plan(**read_plan(ROOT / "configs" / f"{plan}.yaml"))
+    assert planned.pool
+    found = [
+        parse_config(Config, trainer_flags(planned, trial, Path("runs"), []))
+        for trial in trials(planned)
+    ]
+    parts = {(config.data.domain, config.data.fold) for config in found}
+    assert len(found) == len(parts) == runs
+    assert len({domain for domain, _ in parts}) == DATASETS[found[0].eval.dataset].domains
 
 
 @pytest.mark.slow
