@@ -49,7 +49,11 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.globals |= {"chart_scripts": chart_scripts, "policy_of": policy}
+    environment.globals |= {
+        "chart_scripts": chart_scripts,
+        "policy_of": policy,
+        "script": lambda name: environment.get_template(name).render(),
+    }
     environment.filters["clock"] = clock
     environment.filters["signed"] = signed
     environment.filters["quantity"] = quantity

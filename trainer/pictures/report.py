@@ -6,13 +6,20 @@ from typing import Any
 
 from data_pipeline.annotations import Annotation
 from data_pipeline.untrusted import read_text
-from trainer.metrics import HEADLINES
+from trainer.metrics import HEADLINES, Evaluation
+from trainer.metrics.bootstrap import LEVEL, few_videos, intervals
+from trainer.metrics.kinds import Row, by_kind, in_order
+from trainer.metrics.storage import read_evaluation
 from trainer.pictures.charts import Chart, Series, line_chart
+from trainer.pictures.curves import precision_chart, recall_chart
 from trainer.pictures.examples import Pair, draw_example, evenly_spaced, pair_up
 from trainer.pictures.pages import write_page
+from trainer.pictures.timeline import clock
 from trainer.tracking.run_files import Records, is_number, points, read_records, read_result
 
 EXAMPLES = 6
+WORST = 10
+LISTED = 2000  # queries of the list that can be searched, the worst of them
 PLACE = (
     "kind",
     "step",
@@ -40,12 +47,28 @@ def write_report(
     records = read_records(run_folder / "metrics.jsonl")
     pairs = pair_up(run_folder / "predictions.jsonl", annotations)
     config = run_folder / "config.yaml"
+    kept = run_folder / "per_query.json"
+    evaluation = read_evaluation(kept) if kept.is_file() else None
+    spread = intervals(evaluation) if evaluation else {}
+    ranked = list(enumerate(pairs))
     return write_page(
         "report.html",
         run_folder / output,
         name=run_folder.resolve().name,
         headlines=_headlines(result),
         table=_table(result),
+        intervals=spread,
+        level=f"{LEVEL:.0%}",
+        few=few_videos(evaluation) if evaluation else "",
+        kinds=_kinds(evaluation, annotations, run_folder.name),
+        curves=_titled(
+            [
+                ("Recall over IoU", recall_chart(pairs)),
+                ("Precision over recall", precision_chart(pairs)),
+            ]
+        ),
+        worst=[draw_example(rank, pair, videos) for rank, pair in ranked[-WORST:][::-1]],
+        listed=[_listed(rank, pair) for rank, pair in ranked[-LISTED:][::-1]],
         baselines=list(result["baselines"]),
         charts=_training_charts(records),
         pieces=_pieces(records),
@@ -102,6 +125,34 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
                 (name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
             )
     return rows
+
+
+KINDS = ("length of the moment", "moments asked for", "place of the first moment")
+
+
+def _kinds(
+    evaluation: Evaluation | None, annotations: Sequence[Annotation], name: str
+) -> tuple[list[str], dict[str, list[Row]]]:
+    """Headline figures by kind of query: their names, and tables with a value for each."""
+    metrics = [key for key in HEADLINES if evaluation and key in evaluation.per_query]
+    if not evaluation or not metrics:
+        return [], {}
+    ordered = in_order(evaluation.qids, annotations, name)
+    tables = by_kind(ordered, [evaluation.per_query[key] for key in metrics])
+    return metrics, {kind: rows for kind, rows in tables.items() if kind in KINDS}
+
+
+def _listed(rank: int, pair: Pair) -> dict[str, Any]:
+    """A row of the list of queries."""
+    found = pair.timeline.windows[0] if pair.timeline.windows else None
+    return {
+        "rank": rank + 1,
+        "query": pair.annotation.query,
+        "vid": pair.annotation.vid,
+        "iou": pair.iou,
+        "truth": ", ".join(f"{clock(s)} – {clock(e)}" for s, e in pair.timeline.truth or ()),
+        "found": f"{clock(found[0])} – {clock(found[1])}" if found else "nothing",
+    }
 
 
 # Curves

@@ -33,7 +33,7 @@ class Timeline:
         if not self.windows or not self.truth:
             return 0.0
         start, end, _ = self.windows[0]
-        return max(_iou(start, end, *window) for window in self.truth)
+        return max(iou(start, end, *window) for window in self.truth)
 
     def clip_edges(self, clips: int, clip_length: float) -> NDArray[np.float64]:
         """(clips + 1,) seconds where clips begin and end; the last one ends with the video."""
@@ -49,7 +49,8 @@ class Timeline:
         ]
 
 
-def _iou(a_start: float, a_end: float, b_start: float, b_end: float) -> float:
+def iou(a_start: float, a_end: float, b_start: float, b_end: float) -> float:
+    """Overlap of two windows by what they cover together, in [0, 1]."""
     overlap = min(a_end, b_end) - max(a_start, b_start)
     hull = max(a_end, b_end) - min(a_start, b_start)
     return max(overlap, 0.0) / hull if hull > 0 else 0.0

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ import pytest
 
 from data_pipeline.annotations import Annotation
 from data_pipeline.errors import InputError
+from trainer.metrics import evaluate
+from trainer.metrics.bootstrap import intervals
+from trainer.metrics.storage import write_evaluation
 from trainer.pictures.report import write_report
 
 QUERIES = 11
@@ -88,7 +92,7 @@ def test_page_needs_no_other_file_and_no_network(run: Path, chromium: Any) -> No
     opened.on("request", lambda request: asked.append(request.url))
     opened.goto((run / "report.html").as_uri())
     opened.locator(".chart svg").first.wait_for()
-    assert opened.locator(".strip img").count() == 72
+    assert opened.locator(".strip img").count() == 192
     assert opened.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
     assert all(url.startswith("data:image/jpeg") for url in asked[1:])
     context.close()
@@ -121,7 +125,8 @@ def test_page_shows_metrics_baselines_provenance_and_configuration(run: Path) ->
 
 def test_examples_stand_at_evenly_spaced_ranks_from_best_to_worst(run: Path) -> None:
     shown = re.findall(r"rank (\d+) of 11 · <b>IoU ([\d.]+)</b>", page(run))
-    assert shown == [
+    assert [int(rank) for rank, _ in shown[6:]] == [11, 10, 9, 8, 7, 6, 5, 4, 3, 2]  # the worst
+    assert shown[:6] == [
         ("1", "1.00"),
         ("3", "0.80"),
         ("5", "0.60"),
@@ -129,6 +134,57 @@ def test_examples_stand_at_evenly_spaced_ranks_from_best_to_worst(run: Path) -> 
         ("9", "0.20"),
         ("11", "0.00"),
     ]
+
+
+def test_intervals_and_kinds_of_query_are_shown_where_per_query_scores_are_kept(run: Path) -> None:
+    assert "95% interval" not in page(run)
+    asked = [annotation(i) for i in range(QUERIES)]
+    asked = [
+        replace(a, vid=f"v{a.qid}", windows=((0.0, 4.0) if a.qid > 3 else (5.0, 6.0),))
+        for a in asked
+    ]
+    predictions = [json.loads(line) for line in (run / "predictions.jsonl").open()]
+    rows = [
+        row | {"query": a.query, "vid": a.vid} for row, a in zip(predictions, asked, strict=True)
+    ]
+    rows = [row | {"pred_saliency_scores": [0.5, 0.1, 0.2]} for row in rows]
+    evaluation = evaluate(rows, asked)
+    write_evaluation(run / "per_query.json", evaluation)
+    html = write_report(run, asked, None).read_text()
+    low, high = intervals(evaluation)["R1@0.5"]
+    assert f"95% interval {low:.1f} to {high:.1f}" in html
+    assert "only 11 videos" in html
+    first = html[html.index("place of the first moment") :]
+    found = re.search(r'<th scope="row">first third</th><td>(\d+)</td><td>([\d.]+)</td>', first)
+    assert found is not None
+    assert found[1] == "7"
+    values = evaluation.per_query["R1@0.5"][[i for i, a in enumerate(asked) if a.qid > 3]]
+    assert float(found[2]) == pytest.approx(100 * values.mean(), abs=0.06)
+
+
+def test_recall_and_precision_are_drawn_over_their_thresholds(run: Path) -> None:
+    html = page(run)
+    recall = specification(html, "Recall over IoU over IoU, %. first window: from 90.9")["datasets"]
+    at = {row["x"]: row["y"] for row in recall["lines"] if row["line"] == 0}
+    assert at[50] == pytest.approx(100 * 6 / 11, abs=0.1)
+    precision = specification(html, "Precision over recall over recall, %. IoU 0.5: from")[
+        "datasets"
+    ]
+    last = [row for row in precision["lines"] if row["line"] == 0][-1]
+    assert last["x"] == pytest.approx(100 * 6 / 11, abs=0.1)
+
+
+def test_queries_are_searched_by_words(run: Path, chromium: Any) -> None:
+    page(run)
+    opened = chromium.new_page()
+    opened.goto((run / "report.html").as_uri())
+    opened.get_by_text("All 11 queries, to search").click()
+    rows = opened.locator("#all-queries tbody tr:visible")
+    assert rows.count() == 11
+    opened.get_by_label("Words of the sentence or the video").fill("<10> QUERY")
+    assert rows.count() == 1
+    assert "query <10> & more" in rows.first.inner_text()
+    assert opened.locator("#all-queries-count").inner_text() == "1 of 11"
 
 
 def test_axe_finds_no_serious_fault(
@@ -231,7 +287,7 @@ def test_saliency_that_is_no_number_is_left_out(run: Path) -> None:
     for row in rows:
         row["pred_saliency_scores"][1] = float("nan")
     lines(run / "predictions.jsonl", rows)
-    assert page(run).count(">Annotated saliency, highest at 0 s.<") == 6
+    assert page(run).count(">Annotated saliency, highest at 0 s.<") == 16
 
 
 def test_step_repeated_by_a_resumed_run_counts_once(run: Path) -> None:
@@ -248,13 +304,13 @@ def test_more_windows_than_are_drawn_are_counted(run: Path) -> None:
     for row in rows:
         row["pred_relevant_windows"] += [[0.0, 1.0, 0.05]] * 8
     lines(run / "predictions.jsonl", rows)
-    assert page(run).count("4 of 10") == 6
+    assert page(run).count("4 of 10") == 16
 
 
 def test_missing_video_is_said_in_its_place(run: Path) -> None:
     (run.parents[1] / "videos" / "film.mp4").unlink()
     html = page(run)
-    assert html.count("film.*: no such video file") == 6
+    assert html.count("film.*: no such video file") == 16
 
 
 def test_data_set_without_saliency_is_said(run: Path) -> None:

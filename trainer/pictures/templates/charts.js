@@ -2,7 +2,7 @@
 (() => {
   const style = getComputedStyle(document.documentElement);
   const muted = { labelColor: "var(--muted)", titleColor: "var(--muted)" };
-  const small = { labelFontSize: 11.5, titleFontSize: 11.5, titleFontWeight: "normal" };
+  const small = { labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal" };
   const config = {
     aria: false, // each chart says itself in words
     mark: { aria: false },
@@ -25,7 +25,7 @@
       ring: { color: "var(--ink)", size: 160 },
       reference: { color: "var(--muted)", strokeDash: [3, 3] },
       interval: { strokeWidth: 3, strokeCap: "round", opacity: 0.42 },
-      figure: { color: "var(--muted)", fontSize: 11.5, align: "left", dx: 10 },
+      figure: { color: "var(--muted)", fontSize: 12, align: "left", dx: 10 },
       marked: { color: "var(--truth)", fill: "var(--card)", strokeWidth: 2.5, size: 55, opacity: 1 },
     },
   };
