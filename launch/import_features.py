@@ -3,7 +3,8 @@
     python -m launch.import_features --preset moment-detr --features DIR \
         --annotations highlight_train_release.jsonl --out features/train
 
-The presets are the files of configs/import; without one, that is taken whose layout the folder has.
+The presets are the files of configs/import; without one, that is taken whose layout the folder has,
+and which encoders made the features is recorded as unknown, where only the preset would say it.
 For any other layout write `streams` and `text` as they do, in a YAML file, and give it with
 `--config`. Nothing is unpickled. Videos without features are recorded in failures.jsonl; the same
 command goes on after a crash.
@@ -19,6 +20,7 @@ from pathlib import Path
 import configs
 from data_pipeline.config import ImportConfig
 from data_pipeline.errors import InputError
+from data_pipeline.features.shards import UNKNOWN
 from data_pipeline.features.verify import verify
 from launch.job_report import CONSOLE, run_job
 from trainer.cli import command, parse_config
@@ -36,8 +38,15 @@ def main(args: Sequence[str] | None = None) -> int:
     if config.preset is not None:
         config = with_preset(config.preset, given)
     elif not config.streams and config.text is None:
-        config = with_preset(recognised(config, given), given)
+        told, config = config, with_preset(recognised(config, given), given)
         CONSOLE.print(f"{config.features or config.video_dir}: has the layout of {config.preset}")
+        claimed = (config.video_encoder, config.text_encoder)
+        if claimed != (told.video_encoder, told.text_encoder):
+            CONSOLE.print(
+                f"which encoders made them is not known: if they are those of {config.preset}, "
+                f"give --preset {config.preset}, else --video-encoder and --text-encoder"
+            )
+            config = without_claims(config, told)
     from data_pipeline.extraction.importing import import_features
 
     status = run_job(config, lambda report: import_features(config, report), None)
@@ -58,6 +67,21 @@ def with_preset(name: str, given: Sequence[str]) -> ImportConfig:
         raise InputError(f"preset {name!r} is unknown; {hint}")
     config = parse_config(ImportConfig, ["--config", str(path), *given], __doc__)
     return dataclasses.replace(config, preset=name)
+
+
+def without_claims(config: ImportConfig, told: ImportConfig) -> ImportConfig:
+    """A preset's settings without what it says of encoders, but for what the command line `told`.
+
+    A layout says how files are read; anybody's features may have it.
+    """
+    return dataclasses.replace(
+        config,
+        video_encoder=told.video_encoder or UNKNOWN,
+        text_encoder=told.text_encoder or UNKNOWN,
+        video_depth=told.video_depth,
+        text_depth=told.text_depth,
+        frames_per_clip=told.frames_per_clip,
+    )
 
 
 def recognised(config: ImportConfig, given: Sequence[str]) -> str:

@@ -56,6 +56,9 @@ number."""
 IMPORTED = "imported"
 """In a provenance: features that others made and released, so that this is not known."""
 
+UNKNOWN = "unknown"
+"""In a provenance: an encoder that nobody named."""
+
 OPENED_AT_ONCE = 16
 """Indexes that are asked for at the same time: a store takes its time to answer."""
 
@@ -65,7 +68,7 @@ class Provenance:
     """How features were made. Sets may be used together that agree in all but the last five.
 
     Attributes:
-        video_encoder: registered name, or what an import says of its origin
+        video_encoder: registered name, or what an import says of its origin, or `UNKNOWN`
         video_weights: SHA-256 of the weights; None where features were imported
         video_layers: chosen layers, counted from the shallowest
         text_encoder, text_weights, text_layers: the same of the text encoder

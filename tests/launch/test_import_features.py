@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from data_pipeline.annotations import read_annotations
+from data_pipeline.config import ImportConfig
 from data_pipeline.errors import InputError
 from data_pipeline.extraction.importing import Importer, find_streams, provenance_of
 from data_pipeline.extraction.plan import plan_shards
 from data_pipeline.extraction.pool import VideoDone
-from data_pipeline.features.shards import FeatureSet, read_json
+from data_pipeline.features.shards import FeatureSet, Provenance, read_json
 from data_pipeline.features.verify import read_failures, verify
 from data_pipeline.features.writing import write_manifest
 from data_pipeline.storage import Location
@@ -20,6 +21,7 @@ from data_pipeline.video.video import clip_count
 from launch import import_features
 from tests.launch.released_layouts import LAYOUTS, TOKENS, VIDEOS
 from tests.launch.released_layouts import write as write_layout
+from trainer.cli import parse_config
 
 
 def slow(test: Any) -> Any:
@@ -71,9 +73,11 @@ def test_released_features_become_a_whole_set_and_missing_videos_are_reported(
     failures = {row["vid"]: row["kind"] for row in read_failures(released / "features/train")}
     assert failures == {"Video.4_0.0_20.0": "missing", "Video.2_0.0_20.0": "other length"}
     made = features.provenance
-    assert (made.video_encoder, made.preprocessing) == ("internvideo2-1b", "imported")
-    assert made.video_layers == (35, 36, 37, 38, 39)
-    assert made.text_layers == (14, 15, 16, 17, 18)
+    assert "which encoders made them is not known: if they are those of sdst" in printed
+    assert (made.video_encoder, made.text_encoder, made.frames_per_clip) == (*["unknown"] * 2, 0)
+    assert (made.preset, made.preprocessing) == ("sdst", "imported")
+    assert made.video_layers == made.text_layers == (0, 1, 2, 3, 4)
+    assert "frames" not in made.summary()["clips"]
     sample = next(s for s in map(features.read, range(4)) if s.vid == "Video.1_0.0_20.0")
     stored = np.load(released / "vid_feats" / f"{sample.vid}.npz")["visual_feats_interm_pooled"]
     assert np.array_equal(sample.video, stored)
@@ -83,6 +87,24 @@ def test_released_features_become_a_whole_set_and_missing_videos_are_reported(
     before = (released / "features/train/00000.tar").stat().st_mtime_ns
     assert import_features.main(arguments(released, "--threshold", "0.5")) == 0
     assert (released / "features/train/00000.tar").stat().st_mtime_ns == before
+
+
+def test_encoders_are_those_that_were_named_by_a_preset_or_by_hand(released: Path) -> None:
+    given = ["--output" if each == "--out" else each for each in arguments(released)]
+    config = import_features.with_preset("sdst", given)
+    named = provenance(config)
+    assert (named.video_encoder, named.frames_per_clip) == ("internvideo2-1b", 4)
+    assert named.video_layers == (35, 36, 37, 38, 39)
+    assert named.text_layers == (14, 15, 16, 17, 18)
+    told = parse_config(ImportConfig, [*given, "--video-encoder", "mine", "--video-depth", "12"])
+    made = provenance(import_features.without_claims(config, told))
+    assert (made.video_encoder, made.text_encoder, made.frames_per_clip) == ("mine", "unknown", 0)
+    assert made.video_layers == (7, 8, 9, 10, 11)
+
+
+def provenance(config: ImportConfig) -> Provenance:
+    annotations = read_annotations(config.annotations)
+    return provenance_of(config, find_streams(config, annotations), annotations)
 
 
 @slow

@@ -28,7 +28,14 @@ from trainer.inference.grounding import Grounding, Groundings
 from trainer.inference.long_video import Stretch, merge_saliency, merge_windows, stretch_starts
 from trainer.inference.model_card import CARD, model_card
 from trainer.inference.postprocess import postprocess
-from trainer.inference.pretrained import CONFIG, Export, check_encoder, find_model, load_pretrained
+from trainer.inference.pretrained import (
+    CONFIG,
+    Export,
+    check_encoder,
+    check_encoder_is_known,
+    find_model,
+    load_pretrained,
+)
 from trainer.training import checkpoints
 
 CLIPS_AT_ONCE = 2048  # bounds the memory of one forward pass, whatever the video and the queries
@@ -189,6 +196,7 @@ class Grounder(VideoGrounder):
         """
         folder = find_model(Path(folder))
         model, export = load_pretrained(folder)
+        check_encoder_is_known(folder / CONFIG, export.encoder)
         device = usable_device(device)
         encoder = FeatureEncoder(replace(export.encoder, device=device))
         check_encoder(folder / CONFIG, encoder.provenance, export.features)

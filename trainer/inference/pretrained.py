@@ -7,7 +7,7 @@ from typing import Any
 
 from data_pipeline.config import EncoderConfig
 from data_pipeline.errors import InputError
-from data_pipeline.features.shards import IMPORTED, Provenance
+from data_pipeline.features.shards import IMPORTED, UNKNOWN, Provenance
 from model.config import ModelConfig
 from model.interface import GroundingModel
 from model.kinds import build
@@ -63,16 +63,18 @@ class Export:
 def encoder_of(features: Provenance) -> EncoderConfig:
     """The encoders that made `features`; paths of weights that no package brings are left open."""
     default = EncoderConfig()
+    # What an import says of streams is no option of an encoder.
+    options = {} if features.preprocessing == IMPORTED else features.options
     checkpoint, _, revision = (features.origin or "").partition("@")
     return EncoderConfig(
         video=features.video_encoder,
         video_layers=features.video_layers,
-        video_options=features.options.get("video", {}),
+        video_options=options.get("video", {}),
         text=features.text_encoder,
         text_layers=features.text_layers,
-        text_options=features.options.get("text", {}),
+        text_options=options.get("text", {}),
         clip_length=features.clip_length,
-        frames_per_clip=features.frames_per_clip,
+        frames_per_clip=features.frames_per_clip or None,
         arithmetic="bfloat16" if features.arithmetic == "bfloat16" else "float32",
         batch=features.batch or default.batch,
         threads=features.threads or default.threads,
@@ -84,18 +86,35 @@ def encoder_of(features: Provenance) -> EncoderConfig:
 def check_encoder(config: Path, here: Provenance, trained: Provenance) -> None:
     """Raise InputError unless the encoder at hand makes the features that were trained on.
 
-    Features that were imported tell no hashes and no preprocessing, and those are not compared.
+    What imported features do not tell, such as hashes and preprocessing, is not compared.
     """
-    unknown = {
+    unknown: dict[str, Any] = {
         name: getattr(here, name)
-        for name in ("video_weights", "text_weights", "tokenizer", "preprocessing", "arithmetic")
-        if getattr(trained, name) in (None, IMPORTED)
+        for name in (
+            *("video_encoder", "text_encoder", "video_weights", "text_weights", "tokenizer"),
+            *("frames_per_clip", "preprocessing", "arithmetic"),
+        )
+        if getattr(trained, name) in (None, 0, IMPORTED, UNKNOWN)
     }
+    if trained.preprocessing == IMPORTED:
+        unknown["options"] = here.options
+    for kind in ("video", "text"):
+        if f"{kind}_encoder" in unknown:
+            unknown[f"{kind}_layers"] = getattr(here, f"{kind}_layers")
     differences = here.differences(replace(trained, **unknown))
     if differences:
         raise InputError(
             f"{config}: the encoder at hand is not the one of the training features "
             f"({'; '.join(differences)}); point 'encoder' to the weights used then"
+        )
+
+
+def check_encoder_is_known(config: Path, encoder: EncoderConfig) -> None:
+    """Raise InputError where the training features were made by nobody knows what."""
+    if UNKNOWN in (encoder.video, encoder.text):
+        raise InputError(
+            f"{config}: which encoders made the training features is not known, so that no video "
+            "can be encoded for the model; if you know them, name them in its section 'encoder'"
         )
 
 

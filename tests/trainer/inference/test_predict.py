@@ -342,6 +342,34 @@ def test_a_damaged_file_of_an_encoded_video_is_one_line(
         grounder.load(path)
 
 
+def test_a_model_of_features_of_unknown_encoders_is_one_line_until_they_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict, "FeatureEncoder", FakeEncoder)
+    features = replace(
+        PROVENANCE,
+        video_encoder="unknown",
+        text_encoder="unknown",
+        video_weights=None,
+        text_weights=None,
+        tokenizer=None,
+        video_layers=(0, 1),
+        text_layers=(0, 1),
+        frames_per_clip=0,
+        preprocessing="imported",
+        arithmetic="imported",
+        options={"video": {"streams": [{"name": "vid_feats", "width": 6}]}, "text": {}},
+    )
+    described = Export(CONFIG, encoder_of(features), features, max_clips=CLIPS)
+    export(tmp_path / "model", SDST(CONFIG), dump_config(described))
+    with pytest.raises(InputError, match=r"config\.yaml: which encoders made .* is not known"):
+        Grounder.from_pretrained(tmp_path, "cpu")
+    named = replace(described, encoder=encoder_of(PROVENANCE))
+    export(tmp_path / "model", SDST(CONFIG), dump_config(named))
+    grounder = Grounder.from_pretrained(tmp_path, "cpu")
+    assert "an unknown number of frame(s)" in grounder.card
+
+
 def weights_of(run: Path) -> Path:
     return run / "model" / "model.safetensors"
 
