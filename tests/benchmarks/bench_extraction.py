@@ -1,14 +1,18 @@
 """How near is extraction to the best that its work allows, and is its memory flat?
 
     python -m tests.benchmarks.bench_extraction speed data/quickstart/videos
+    python -m tests.benchmarks.bench_extraction speed data/quickstart/videos --tars true
     python -m tests.benchmarks.bench_extraction memory
+    python -m tests.benchmarks.bench_extraction memory_of_tars
+    python -m tests.benchmarks.bench_extraction listing
 
 `speed`: processor seconds of decoding the videos alone plus those of encoding them alone, divided
 by the cores, are the ideal; the extraction of the same videos is timed in the same run. Beside it
 stands what the cores give when each of them decodes and encodes its part at the same time, without
 Ray: they share caches and memory. What Ray and the workers take to start is told apart. `memory`:
 the largest memory of all processes (shared pages counted once) with ten times the videos, and with
-a video ten times as long.
+a video ten times as long; `memory_of_tars` with a tar of ten times the videos. With `--tars true`
+the same videos lie in tars of eight. `listing`: seconds to list and plan an archive of many files.
 """
 
 import json
@@ -24,12 +28,14 @@ from pathlib import Path
 import jsonargparse
 
 from data_pipeline.config import EncoderConfig, ExtractionConfig, ShardingConfig
+from data_pipeline.extraction.archive import ArchivePlan
 from data_pipeline.extraction.encoding import FeatureEncoder
 from data_pipeline.extraction.extraction import extract
 from data_pipeline.extraction.job import Progress, Summary
 from data_pipeline.extraction.ray_session import WORKER_ENVIRONMENT
 from data_pipeline.video.video import VideoFile, probe
 from tests.data_pipeline.conftest import write_video
+from tests.data_pipeline.extraction.archives import write_tar
 
 QUICKSTART = EncoderConfig(
     video_layers=(11, 12, 13, 14),
@@ -40,13 +46,14 @@ QUICKSTART = EncoderConfig(
 )
 
 
-def speed(videos: Path, count: int = 280, cores: int = 2) -> None:
+def speed(videos: Path, count: int = 280, cores: int = 2, tars: bool = False) -> None:
     """Compare the wall time of an extraction with the ideal.
 
     Args:
         videos: folder of videos
         count: how many of them to take
         cores: processors, and workers of the extraction
+        tars: extract the videos from tars, with a caption each
     """
     paths = sorted(videos.iterdir())[:count]
     ((decode, encode, _),) = alone([paths])
@@ -65,6 +72,7 @@ def speed(videos: Path, count: int = 280, cores: int = 2) -> None:
             # Processor time counts from when a worker is ready, as the wall time does.
             *(Path(folder), videos, paths, cores),
             lambda progress: watch.begin() if progress.seconds else None,
+            tars,
         )
     watch.stop()
     wall = summary.work_seconds
@@ -141,15 +149,87 @@ def memory(short: int = 100, minutes: int = 6, workers: int = 2) -> None:
             print(f"{name}: {summary.clips} clips, at most {watch.memory / 2**20:.0f} MiB")
 
 
+def memory_of_tars(short: int = 100, workers: int = 1) -> None:
+    """Compare the largest memory of a tar of some videos and of one of ten times as many.
+
+    Args:
+        short: number of videos of 2 s, each filled up to half a megabyte
+        workers: workers of the extraction
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        video = write_video(base / "v.mp4", frames=4, rate=2).read_bytes()
+        video += bytes(500_000 - len(video))  # FFmpeg passes over what follows the last box
+        for number in (short, 10 * short):
+            tars = base / f"tars-{number}"
+            tars.mkdir()
+            write_tar(tars / "0.tar", [(f"{n:06d}.mp4", video) for n in range(number)])
+            watch = Watch(memory=True)
+            summary = extract(
+                ExtractionConfig(
+                    videos=tars, output=base / f"out-{number}", encoder=QUICKSTART, workers=workers
+                )
+            )
+            watch.stop()
+            size = (tars / "0.tar").stat().st_size / 1e6
+            print(
+                f"a tar of {size:.0f} MB, {summary.stored} videos: {summary.clips} clips, at most "
+                f"{watch.memory / 2**20:.0f} MiB"
+            )
+
+
+def listing(files: int = 100_000, folders: int = 1000) -> None:
+    """Time the listing of an archive on a local disk, and the plan of its shards.
+
+    Args:
+        files: empty files named as videos
+        folders: folders that they lie in
+    """
+    with tempfile.TemporaryDirectory() as name:
+        top = Path(name) / "top"
+        for number in range(files):
+            folder = top / f"{number % folders:04d}"
+            if number < folders:
+                folder.mkdir(parents=True)
+            (folder / f"{number:06d}.mp4").touch()
+        began = time.perf_counter()
+        plan = ArchivePlan(ExtractionConfig(videos=top, output=Path(name) / "out"))
+        listed = time.perf_counter()
+        (Path(name) / "out").mkdir()
+        shards = plan.shards()
+        print(
+            f"{len(plan.listing.found)} files in {folders} folders: listed in "
+            f"{listed - began:.1f} s, planned as {len(shards)} shards in "
+            f"{time.perf_counter() - listed:.1f} s, load {os.getloadavg()[0]:.1f}"
+        )
+
+
 def run(
     folder: Path,
     videos: Path,
     paths: list[Path],
     workers: int,
     report: Callable[[Progress], None] = lambda _: None,
+    tars: bool = False,
 ) -> Summary:
     """Extract `paths`, a query each."""
     folder.mkdir(exist_ok=True)
+    if tars:
+        (folder / "tars").mkdir()
+        for first in range(0, len(paths), 8):
+            members = []
+            for n, path in enumerate(paths[first : first + 8], first):
+                members += [(f"{n:06d}{path.suffix}", path.read_bytes())]
+                members += [(f"{n:06d}.txt", f"thing {n}".encode())]
+            write_tar(folder / "tars" / f"{first:06d}.tar", members)
+        packed = ExtractionConfig(
+            videos=folder / "tars",
+            captions=True,
+            output=folder / "features",
+            encoder=QUICKSTART,
+            workers=workers,
+        )
+        return extract(packed, report)
     rows = [
         {"qid": n, "query": f"thing {n}", "vid": path.stem, "duration": probe(path).duration}
         for n, path in enumerate(paths)
@@ -227,4 +307,4 @@ def processor(process: Path) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(jsonargparse.auto_cli([speed, memory, plain]))
+    sys.exit(jsonargparse.auto_cli([speed, memory, memory_of_tars, listing, plain]))

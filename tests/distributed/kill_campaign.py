@@ -2,6 +2,7 @@
 
     python -m tests.distributed.kill_campaign --disturbances 30
     python -m tests.distributed.kill_campaign --hosts namespaces
+    python -m tests.distributed.kill_campaign --tars true
 
 Starts a Ray cluster of three nodes on this machine, makes features undisturbed, then makes them
 again and again while, at random moments, an actor is killed, the driver, or a whole node, all by
@@ -31,6 +32,7 @@ from typing import Any, Literal
 import jsonargparse
 
 from tests.data_pipeline.conftest import write_video
+from tests.data_pipeline.extraction.archives import write_tar
 from tests.distributed.namespaces import Host, Network
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +56,7 @@ def main(
     folder: Path | None = None,
     hosts: Literal["processes", "namespaces"] = "processes",
     videos: int = 16,
+    tars: bool = False,
     longest_wait: float = 20.0,
     seed: int = 0,
     limit: float = 3600.0,
@@ -65,13 +68,14 @@ def main(
         folder: where inputs and outputs go; default: a new temporary one
         hosts: what the cluster's nodes are
         videos: videos of the set
+        tars: the videos lie in tars of two, with captions
         longest_wait: seconds between two disturbances, at most
         seed: of the moments and victims
         limit: seconds after which no further extraction is begun
     """
     began, rng = time.monotonic(), random.Random(seed)
     folder = folder or Path(tempfile.mkdtemp(prefix="sdst-campaign"))
-    make_inputs(folder, videos)
+    make_inputs(folder, videos, tars)
     # What the cluster's processes inherit: by it they are told from those of other clusters.
     os.environ["SDST_CAMPAIGN"] = str(folder)
     os.environ["PYTHONPATH"] = str(ROOT)
@@ -111,17 +115,29 @@ def main(
     return int(differing > 0 or killed.total() < disturbances)
 
 
-def make_inputs(folder: Path, videos: int) -> None:
-    """annotations.jsonl, extract.yaml and videos/."""
+def make_inputs(folder: Path, videos: int, tars: bool) -> None:
+    """extract.yaml, and annotations.jsonl with videos/, or tars/."""
     (folder / "videos").mkdir(parents=True, exist_ok=True)
+    (folder / "tars").mkdir(exist_ok=True)
     rows = []
     for number in range(videos):
         frames = 20 + 7 * number
         write_video(folder / "videos" / f"v{number}.mp4", frames=frames)
         row = {"qid": number, "query": f"thing {number % 5}", "vid": f"v{number}"}
         rows.append(row | {"duration": frames / 10, "relevant_windows": [[0, 1]]})
-    (folder / "annotations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "extract.yaml").write_text(CONFIG)
+    if not tars:
+        (folder / "annotations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        inputs = f"annotations: {folder}/annotations.jsonl\nvideos: {folder}/videos\n"
+    else:
+        for first in range(0, videos, 2):
+            members = []
+            for row in rows[first : first + 2]:
+                video = folder / "videos" / f"{row['vid']}.mp4"
+                members += [(video.name, video.read_bytes())]
+                members += [(f"{row['vid']}.txt", str(row["query"]).encode())]
+            write_tar(folder / "tars" / f"{first:03d}.tar", members)
+        inputs = f"videos: {folder}/tars\ncaptions: true\n"
+    (folder / "extract.yaml").write_text(CONFIG + inputs)
 
 
 class Processes:
@@ -222,8 +238,7 @@ def drive(hosts: Processes | Namespaces, folder: Path, output: Path) -> subproce
     return hosts.start(
         [
             *(sys.executable, "-m", "launch.extract", "--config", str(folder / "extract.yaml")),
-            *("--annotations", str(folder / "annotations.jsonl"), "--split", "train"),
-            *("--videos", str(folder / "videos"), "--output", str(output)),
+            *("--split", "train", "--output", str(output)),
         ],
         cwd=ROOT,
         env=os.environ | {"RAY_ADDRESS": hosts.address},
