@@ -1,5 +1,6 @@
 """How are cases made, run and counted? In processes that may hang or die."""
 
+import logging
 import multiprocessing
 import os
 import random
@@ -110,6 +111,7 @@ def campaign(
 def _work(connection: Connection, root: Path, seed: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     watch = Watch((Path("/dev"), root / "tmp"))
+    logging.disable(logging.WARNING)
     tempfile.tempdir = None  # as TMPDIR says
     sys.path.insert(0, str(root))  # where a stranger's module would be found
     while (case := connection.recv()) is not None:

@@ -8,7 +8,6 @@ import asyncio
 import functools
 import hashlib
 import json
-import logging
 import os
 import random
 import shutil
@@ -701,5 +700,3 @@ FORMATS = {
 }
 SEEDS = {"checkpoints": "runs", "models": "runs"}
 """Formats that alter the files of another."""
-
-logging.disable(logging.WARNING)
