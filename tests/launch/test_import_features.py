@@ -240,3 +240,16 @@ def test_a_mistyped_preset_is_answered_with_the_nearest(tmp_path: Path) -> None:
         import_features.with_preset("momentdetr", presets(tmp_path))
     with pytest.raises(InputError, match="is unknown"):
         import_features.with_preset("../quickstart", presets(tmp_path))
+
+
+def test_sentences_beyond_the_maximum_of_tokens_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "released"
+    write_layout(folder, "moment-detr")
+    long = RANDOM.normal(size=(40, 6)).astype(np.float32)
+    np.savez(folder / "clip_text_features" / "qid3.npz", last_hidden_state=long)
+    features = imported(folder, "moment-detr")
+    index = read_json(features.folder / "00000.json")
+    assert index["unread"] == [[3, 8]]
+    stored = [query for i in range(3) for query in features.read(i).queries]
+    tokens = {query.annotation.qid: query.tokens[1] - query.tokens[0] for query in stored}
+    assert tokens[3] == 32
