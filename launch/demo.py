@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -55,7 +56,19 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--max-upload", type=float, default=2000, help="megabytes of an upload")
     parser.add_argument("--videos", type=int, default=16, help="videos kept, encoded, at a time")
     parser.add_argument("--keep", type=float, default=60, help="minutes that an unused one is kept")
+    parser.add_argument(
+        "--threshold", type=float, default=0.1, help="windows of a lower score are folded away"
+    )
+    parser.add_argument(
+        "--root-path",
+        type=str,
+        default="",
+        help="path at which a proxy shows the page, such as /grounding; the proxy takes it off and "
+        "asks by the Host that this server listens on",
+    )
     options = parse(parser, args)
+    if options.root_path and not re.fullmatch(r"(/[\w.~-]+)+", options.root_path):
+        raise InputError(f"--root-path {options.root_path}: write it as /grounding")
     if options.max_upload <= 0 or options.keep <= 0 or options.videos < 1:
         raise InputError("--max-upload, --keep and --videos must be positive")
     from trainer.inference.pretrained import find_model
@@ -110,7 +123,7 @@ def serve(grounder: "VideoGrounder", run: Path, temporary: Path, options: Any) -
         raise InputError(f"{error}; install it with: pip install 'sdst[demo]'") from error
     (temporary / "videos").mkdir()
     videos = Videos(temporary / "videos", options.videos, 60 * options.keep)
-    page = demo_page.Page(grounder, videos, find_examples(run))
+    page = demo_page.Page(grounder, videos, find_examples(run), options.threshold)
     most = round(1e6 * options.max_upload)
     blocks = demo_page.build(page, run.resolve().name, most)
     calls = {number: len(function.inputs) for number, function in blocks.fns.items()}
@@ -118,6 +131,7 @@ def serve(grounder: "VideoGrounder", run: Path, temporary: Path, options: Any) -
         _, address, _ = blocks.launch(
             server_name=options.host,
             server_port=options.port,
+            root_path=options.root_path or None,
             app_kwargs=demo_server.app_options(options.host, videos, most, calls),
             theme=demo_page.theme(),
             head=f"<style>{fill('demo.css')}</style><script>{fill('demo.js')}</script>"

@@ -31,15 +31,21 @@ WAITING = 50  # requests, before further ones are refused
 class Page:
     """What the page's events do.
 
-    grounder: answers. videos: those at hand. examples: those on offer. `stopping` ends what runs.
+    grounder: answers. videos: those at hand. examples: those on offer. Windows with a
+    score below `threshold` are folded away. `stopping` ends what runs.
     """
 
     def __init__(
-        self, grounder: VideoGrounder, videos: Videos, examples: Sequence[Example]
+        self,
+        grounder: VideoGrounder,
+        videos: Videos,
+        examples: Sequence[Example],
+        threshold: float = 0.0,
     ) -> None:
         self.grounder = grounder
         self.videos = videos
         self.examples = examples
+        self.threshold = threshold
         self.stopping = threading.Event()
 
     def choose(self, event: gr.EventData) -> tuple[str, str, str, str]:
@@ -87,7 +93,7 @@ class Page:
             f"Clips of {features.clip_length:g} s: {len(features.features)}, {looked}; "
             f"answered in {answered - encoded:.2f} s."
         )
-        return _answer(video, found, summary, features.warnings)
+        return _answer(video, found, summary, features.warnings, self.threshold)
 
     def _watch(self, progress: Any) -> Callable[[float], None]:
         def watch(share: float) -> None:
@@ -123,13 +129,20 @@ def _sentences(text: str) -> list[str]:
     return sentences
 
 
-def _answer(video: Video, found: Sequence[Grounding], summary: str, warnings: Sequence[str]) -> str:
+def _answer(
+    video: Video,
+    found: Sequence[Grounding],
+    summary: str,
+    warnings: Sequence[str],
+    threshold: float,
+) -> str:
     """What was found, as HTML."""
     warnings = [video.named(line) for line in warnings]
     drawn = []
     for number, grounding in enumerate(found, start=1):
         lines = draw_timeline(grounding.timeline(), SHOWN) | {"strip": video.strip}
         lines["warning"] = grounding.warning
+        lines["sure"] = sum(score >= threshold for *_, score in grounding.windows[:SHOWN])
         for rank, window in enumerate(lines["found"], start=1):
             seconds = f"{window['start']:.3f}-{window['end']:.3f}"
             window["clip"] = f"videos/{video.key}/{seconds}.mp4"
@@ -142,6 +155,7 @@ def _answer(video: Video, found: Sequence[Grounding], summary: str, warnings: Se
     return fill(
         "demo_answer.html",
         fault=None,
+        threshold=threshold,
         summary=summary,
         warnings=warnings,
         found=drawn,

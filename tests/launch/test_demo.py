@@ -288,6 +288,23 @@ def test_a_window_is_a_button_with_its_words_and_its_clip(
     assert f'<a href="{clip}" download="film-1-1.mp4">' in html
 
 
+def test_windows_below_the_threshold_are_folded_away(
+    page: Any, videos: Videos, tmp_path: Path
+) -> None:
+    key = upload(videos, film(tmp_path / "film.mp4")).key
+    assert "less sure" not in page.ask(key, "a dog", silent)
+    page.threshold = 0.5
+    html = page.ask(key, "a dog", silent)
+    above, _, folded = html.partition("<details")
+    assert "1 less sure" in folded
+    assert "Play window 1:" in above
+    assert "Play window 2:" in folded.partition("</details>")[0]
+    page.threshold = 0.95
+    html = page.ask(key, "a dog", silent)
+    assert "None with a score of 0.95 or more" in html
+    assert "2 less sure" in html
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
@@ -374,7 +391,9 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
     pytest.importorskip("gradio", reason="needs the group `demo`")
     for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"):
         monkeypatch.setenv(name, "")  # put back afterwards
-    options = SimpleNamespace(videos=2, keep=1, max_upload=1, host="127.0.0.1", port=0)
+    options = SimpleNamespace(
+        videos=2, keep=1, max_upload=1, host="127.0.0.1", port=0, root_path="", threshold=0.1
+    )
     with socket.create_server(("127.0.0.1", 0)) as taken:
         options.port = taken.getsockname()[1]
         with pytest.raises(InputError, match="cannot be listened on; name another --port"):

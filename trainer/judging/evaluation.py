@@ -77,7 +77,7 @@ def selection_value(summary: Mapping[str, float], metrics: Sequence[str]) -> flo
         if name not in summary:
             raise InputError(
                 f"eval.metric {name!r} cannot be measured on the selection split; it has "
-                f"{', '.join(summary) or 'no ground truth'}"
+                f"{', '.join(summary) or 'no ground truth'}; set eval.metric to one that it has"
             )
     return sum(summary[name] for name in metrics) / len(metrics)
 

@@ -1,6 +1,7 @@
 """The answers for one video as a picture, for people who ran a prediction."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 WIDTH = 880  # of the rows, beside their names; a picture has `SCALE` pixels for each
 SCALE = 1.5
+LETTERS = 110  # of a sentence in a line above its row
 CURVE, ROW = 90, 19  # heights of a saliency curve and of a window
 UNWRITABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What no XML may hold, and a picture is one on its way: Vega's converter would end the process."""
@@ -70,6 +72,32 @@ def draw_timelines(
     write_bytes(path, vl_convert.vegalite_to_png(specification, scale=SCALE, config=CONFIG))
 
 
+def wrapped(text: str, most: int = LETTERS) -> list[str]:
+    """The lines of a text that is too long for one, broken at blanks where there are any.
+
+    A letter of Chinese, Japanese or Korean, or an emoji, is as wide as two others.
+    """
+    lines, line, width = [], "", 0
+    for piece in re.findall(r"\S+\s*|\s+", text):
+        size = sum(map(_width, piece))
+        if line and width + sum(map(_width, piece.rstrip())) > most:
+            lines.append(line.rstrip())
+            line, width = "", 0
+        if size > most:  # one long word, or a script without blanks
+            for letter in piece:
+                if width + _width(letter) > most:
+                    lines.append(line)
+                    line, width = "", 0
+                line, width = line + letter, width + _width(letter)
+            continue
+        line, width = line + piece, width + size
+    return [*lines, line.rstrip()] if line.strip() or not lines else lines
+
+
+def _width(letter: str) -> int:
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+
+
 @dataclass
 class _Picture:
     """Rows of a picture over the time of a video; `tables` hold what they draw."""
@@ -107,12 +135,13 @@ class _Picture:
         best = self._table([{"x": start, "x2": end} for start, end, _ in timeline.windows[:1]])
         step: Any = {"interpolate": "step-after", "color": PREDICTED}
         query = UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", timeline.query)
+        title = wrapped(f"“{query}”")
         return alt.layer(
             best.mark_rect(color=PREDICTED, opacity=0.08).encode(time, x2="x2:Q"),
             self._table([{"y": 0.0}]).mark_rule(color=LINE).encode(y),
             curve.mark_area(opacity=0.12, **step),
             curve.mark_line(**step),
-        ).properties(width=WIDTH, height=CURVE, title=alt.Title(f"“{query}”", limit=WIDTH))
+        ).properties(width=WIDTH, height=CURVE, title=alt.Title(title, limit=WIDTH))
 
     def windows(self, windows: Sequence[tuple[float, float, float]]) -> "Row":
         import altair as alt

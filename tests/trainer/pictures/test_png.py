@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainer.pictures.png import PREDICTED, draw_timelines
+from trainer.pictures.png import PREDICTED, draw_timelines, wrapped
 from trainer.pictures.timeline import Timeline
 
 STRIP = [Image.new("RGB", (32, 18), "teal")] * 4
@@ -74,3 +74,32 @@ def test_any_sentence_is_drawn_as_text(tmp_path: Path, query: str) -> None:
     plain = drawn(tmp_path / "p.png", Timeline("", 12.0, ()), strip=[])
     assert picture.shape[1] == plain.shape[1]
     assert (picture.shape != plain.shape) or (picture != plain).any()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a dog " * 60,
+        "一只狗在水边跑" * 40,
+        "x" * 500,
+        "كلب يركض على الشاطئ " * 20,
+        "🐕 " * 200,
+        "",
+        " ",
+    ],
+)
+def test_long_sentences_are_wrapped_whatever_their_script(text):
+    lines = wrapped(text)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert all(sum(2 if letter >= "一" else 1 for letter in line) <= 110 for line in lines)
+    assert len(lines) == 1 or len(lines) > 2
+
+
+def test_a_wrapped_sentence_makes_the_picture_higher(tmp_path):
+    heights = []
+    for text in ("a dog", "a dog runs " * 30):
+        line = Timeline(text + " 一只狗 كلب 🐕 $x$ [b]", 10.0, ((1.0, 3.0, 0.9),))
+        draw_timelines(tmp_path / "p.png", [line])
+        with Image.open(tmp_path / "p.png") as picture:
+            heights.append(picture.height)
+    assert heights[1] > heights[0] + 40
