@@ -125,12 +125,18 @@ def stopping_where_nothing_can_be_written(run: Run) -> Iterator[None]:
 
 
 def same_as_saved(config: Config) -> bool:
-    """Whether the run's folder was begun with this experiment; InputError if with another."""
+    """Whether the run's folder was begun with this experiment; InputError if with another.
+
+    A setting that a run of an earlier version does not have was what its default is.
+    """
     saved = config.folder / "config.yaml"
     if not saved.is_file():
         return False
     theirs = flatten(experiment(read_text(saved), saved))
     ours = flatten(experiment(dump_config(config), saved))
+    if ours.keys() - theirs.keys():
+        default = flatten(experiment(dump_config(Config()), saved))
+        theirs |= {name: default[name] for name in default.keys() & ours.keys() - theirs.keys()}
     names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
     if names:
         told = [

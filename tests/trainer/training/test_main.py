@@ -112,6 +112,19 @@ def test_another_configuration_under_a_used_name_is_refused_by_the_keys_that_dif
     assert "; 1 more)" in capsys.readouterr().err
 
 
+def test_a_run_of_a_version_with_fewer_settings_goes_on(command, tmp_path, capsys):
+    assert main(command()) == 0
+    path = tmp_path / "runs" / "tiny" / "config.yaml"
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if "text_dropout" not in line and "accumulate" not in line]
+    assert len(kept) == len(lines) - 2
+    path.write_text("".join(kept))
+    assert main(command()) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert main(command(**{"data.text_dropout": 0.5})) == 2
+    assert "data.text_dropout 0.0, now 0.5" in capsys.readouterr().err
+
+
 def without(features, folder, **changes):
     """The same features, all annotations changed."""
     folder.mkdir()
