@@ -170,6 +170,10 @@ class Importer:
         features, found = self.joined(Names(video.vid), counted)
         annotated = video.annotations[0].duration
         features, duration = self._timed(video.vid, features, found, annotated, counted)
+        end = len(features) * self._config.clip_length
+        behind = sum(min(w) >= end for row in video.annotations for w in row.windows or ())
+        if behind:
+            counted["windows behind the last row that was taken, which train nothing"] += behind
         texts: list[Half] = []
         for row in video.annotations:
             text, left = self._text(row, features.shape[1], counted)

@@ -127,9 +127,16 @@ class BatchBuffer:
         clips, tokens = self._video.shape[1], self._text.shape[1]
         video_length, text_length = np.array(self._lengths).T  # (B,), (B,)
         clip_length = np.array(self._clip_lengths, dtype=np.float32)  # (B,)
-        counts = np.array([len(annotation.windows or ()) for annotation in self._annotations])
+        # Where the stored clips end before the video does, a window behind them is no target.
+        targets = [
+            [w for w in a.windows or () if min(w) < length * seconds or w[0] == w[1]]
+            for a, (length, _), seconds in zip(
+                self._annotations, self._lengths, self._clip_lengths, strict=True
+            )
+        ]
+        counts = np.array([len(of_row) for of_row in targets])
         row = np.repeat(np.arange(len(counts)), counts)
-        edges = [window for a in self._annotations for window in a.windows or ()]
+        edges = [window for of_row in targets for window in of_row]
         windows = np.zeros((len(counts), max(1, counts.max()), 2), dtype=np.float32)
         window_mask = np.arange(windows.shape[1]) < counts[:, None]
         windows[window_mask] = target_windows(

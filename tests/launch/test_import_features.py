@@ -20,6 +20,7 @@ from data_pipeline.storage import Location
 from data_pipeline.video.video import clip_count
 from launch import import_features
 from tests.launch.released_layouts import LAYOUTS, TOKENS, VIDEOS
+from tests.launch.released_layouts import rows as layout_rows
 from tests.launch.released_layouts import write as write_layout
 from trainer.cli import parse_config
 
@@ -253,3 +254,16 @@ def test_sentences_beyond_the_maximum_of_tokens_are_named(tmp_path: Path) -> Non
     stored = [query for i in range(3) for query in features.read(i).queries]
     tokens = {query.annotation.qid: query.tokens[1] - query.tokens[0] for query in stored}
     assert tokens[3] == 32
+
+
+def test_windows_behind_the_rows_that_are_taken_are_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "released"
+    rows = layout_rows()[:2]
+    rows[0]["relevant_windows"] = [[2, 4], [160, 170]]
+    for row in rows:
+        row["duration"] = 180
+    write_layout(folder, "moment-detr", rows)
+    features = imported(folder, "moment-detr")
+    counted = read_json(features.folder / "00000.json")["counted"]
+    assert counted["windows behind the last row that was taken, which train nothing"] == 1
+    assert counted["rows beyond the maximum"] == 15

@@ -38,6 +38,17 @@ def test_a_row_without_windows_has_no_targets():
     assert batch.windows[1].flatten().tolist() == pytest.approx([0.2, 0.2, 0.45, 0.1])
 
 
+def test_a_window_behind_the_stored_clips_is_no_target():
+    buffer = BatchBuffer(1, clips=6, tokens=1, video_shape=(1, 1), text_shape=(1, 1))
+    buffer.row(6, 1)
+    windows = ((2.0, 4.0), (14.0, 16.0), (12.0, 18.0), (10.0, 18.0))
+    buffer.add(6, 1, Annotation(1, "q", "v", 18.0, windows), 2.0, False)
+    batch = buffer.finish([])
+    assert batch.window_mask.tolist() == [[True, True]]
+    centres = (batch.windows[0, :, 0] * 12).tolist()
+    assert centres == pytest.approx([3.0, 11.0])
+
+
 def test_padding_is_zero_whatever_the_memory_held():
     def dirty(shape, dtype):
         return torch.full(shape, 7, dtype=dtype)
