@@ -140,7 +140,7 @@ class Watch:
         self._began = time.monotonic()
 
     def check(self) -> None:
-        if self.seconds() > self._limit:
+        if time.monotonic() - self._began > self._limit - self._taken:
             raise VideoError(
                 f"{self._name}: decoding took more than the limit of {self._limit:g} s; "
                 "raise time_limit or re-encode the file",

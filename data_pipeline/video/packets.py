@@ -195,8 +195,9 @@ def fed(container: Any, stream: Any, has_keys: bool) -> Iterator[Any]:
     """
     waiting = has_keys
     for packet in demuxed(container, stream):
-        waiting = waiting and not packet.is_keyframe
-        if packet.size and not waiting:
+        if waiting and packet.is_keyframe:
+            waiting = False
+        if not waiting and packet.size:
             yield packet
     last = av.Packet()  # lets the decoder give what it has kept back
     last.stream = stream

@@ -274,6 +274,7 @@ class VideoFile:
         # A decoder that is not FFmpeg's own would skip for good what it is once told to skip.
         skips = stamps is not None and not stream.codec_context.name.startswith("lib")
         packets = fed(container, stream, bool(self._frames.keys))
+        context, skipping = stream.codec_context, False
         count = 0
         try:
             if place is not None:
@@ -284,9 +285,18 @@ class VideoFile:
                 if skips:
                     # Frames that nothing refers to are skipped inside the decoder: exact, as the
                     # frames that are kept do not depend on them.
-                    skip = packet.size > 0 and packet.pts not in numbers
-                    stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
-                for frame in self._decode(packet, strict):
+                    skip = packet.pts not in numbers and packet.size > 0
+                    if skip is not skipping:
+                        context.skip_frame = "NONREF" if skip else "DEFAULT"
+                        skipping = skip
+                try:
+                    frames = packet.decode()
+                except av.FFmpegError:
+                    if strict or not self._bear:
+                        raise
+                    self._note(packet)
+                    continue
+                for frame in frames:
                     index = numbers.get(frame.pts) if stamps is not None else count
                     count += 1
                     if index is not None:
@@ -296,16 +306,10 @@ class VideoFile:
             if not strict and not self._bear:
                 raise
 
-    def _decode(self, packet: Any, strict: bool) -> Sequence[Any]:
-        """Frames that come out when a packet goes in."""
-        try:
-            return list(packet.decode())
-        except av.FFmpegError:
-            if strict or not self._bear:
-                raise
-            if self._frames.stamps is not None and packet.pts is not None:
-                self._fault(packet.pts * float(packet.time_base) - self.listing.begin)
-            return []
+    def _note(self, packet: Any) -> None:
+        """Note a packet that cannot be decoded, where its time is that of a frame."""
+        if self._frames.stamps is not None and packet.pts is not None:
+            self._fault(packet.pts * float(packet.time_base) - self.listing.begin)
 
     def _fault(self, seconds: float) -> None:
         """Refuse what cannot be decoded, or note it."""
