@@ -1,6 +1,7 @@
 """The demo page: what it answers, what it keeps and for how long, what it refuses."""
 
 import asyncio
+import base64
 import contextlib
 import json
 import socket
@@ -337,6 +338,28 @@ def test_a_video_that_breaks_while_it_is_encoded_is_named_without_its_folder(
     monkeypatch.setattr(page.grounder, "encode", encode)
     html = page.ask(upload(videos, film(tmp_path / "film.mp4")).key, "a dog", silent)
     assert ">film.mp4: damaged: the frame at 2.00 s cannot be decoded.<" in html
+
+
+def test_the_damaged_seconds_of_a_video_are_told_with_the_answer(
+    page: Any, videos: Videos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(path: Path, progress: Any) -> VideoFeatures:
+        told = (f"{path}: damaged at 2.0 to 2.7 s; what is shown there may be wrong",)
+        return VideoFeatures(np.zeros((2, 1, 1), np.float16), 4.0, 2.0, warnings=told)
+
+    monkeypatch.setattr(page.grounder, "encode", encode)
+    html = page.ask(upload(videos, film(tmp_path / "film.mp4")).key, "a dog", silent)
+    told = "film.mp4: damaged at 2.0 to 2.7 s; what is shown there may be wrong"
+    assert f">{told}.<" in html
+    assert html.count("<article") == 1
+    saved = html.partition("data:application/json;base64,")[2].partition('"')[0]
+    assert json.loads(base64.b64decode(saved))["warnings"] == [told]
+
+
+def test_a_video_that_is_cut_short_is_taken(videos: Videos, tmp_path: Path) -> None:
+    path = film(tmp_path / "film.mkv")
+    path.write_bytes(path.read_bytes()[:-200])
+    assert upload(videos, path).duration > 0
 
 
 def test_what_is_typed_stays_text(page: Any, videos: Videos, tmp_path: Path) -> None:
