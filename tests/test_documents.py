@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from model.kinds import KINDS
+
 ROOT = Path(__file__).resolve().parents[1]
 HALLS = ("model", "data_pipeline", "trainer", "launch", "tests")
 DOCUMENTS = sorted(
@@ -131,6 +133,12 @@ def test_the_examples_give_flags_that_the_commands_have() -> None:
             import_module(module).main(["--help"])
         known = {flag.replace("-", "_") for flag in re.findall(r"--[\w.-]+", help_of.getvalue())}
         if module == "trainer.main":
+            for kind in KINDS:
+                with contextlib.redirect_stdout(help_of), pytest.raises(SystemExit):
+                    import_module(module).main(["--model.kind", kind, "--help"])
+            known = {
+                flag.replace("-", "_") for flag in re.findall(r"--[\w.-]+", help_of.getvalue())
+            }
             known |= {"__checkpoint", "__eval", "__dump"}
         if module == "launch.import_features":
             known |= {"__out"}

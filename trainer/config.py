@@ -112,6 +112,9 @@ class PostprocessConfig:
             published QVHighlights figures are made: a near-duplicate can still hit at IoU 0.95
         unit: seconds to whose multiples edges are rounded, 0 for no rounding
         keep: windows kept for each query, best first
+        original: write what the scripts of that model would have written, to compare with files of
+            theirs (see `trainer/inference/originals.py`): edges by the annotated duration, cut at
+            150 s, empty windows too. Then only suppression none and hard, and threshold, count
     """
 
     suppression: Literal["none", "hard", "linear", "gaussian"] = "hard"
@@ -120,8 +123,16 @@ class PostprocessConfig:
     demote: bool = True
     unit: float = 2.0
     keep: int = 10
+    original: Literal["none", "moment_detr", "qd_detr"] = "none"
 
     def __post_init__(self) -> None:
+        if self.original not in ("none", "moment_detr", "qd_detr"):
+            raise ValueError(f"original {self.original!r} is not one of none, moment_detr, qd_detr")
+        if self.original != "none" and self.suppression not in ("none", "hard"):
+            raise ValueError(
+                f"suppression {self.suppression!r} is none of original {self.original}'s: "
+                "give none, as published, or hard"
+            )
         if self.suppression not in ("none", "hard", "linear", "gaussian"):
             raise ValueError(
                 f"suppression {self.suppression!r} is not one of none, hard, linear, gaussian"

@@ -132,7 +132,7 @@ class Provenance:
             found += [
                 f"{kind} {name}: {_said(one.get(name))}, not {_said(two.get(name))}"
                 for name in sorted(one.keys() | two.keys())
-                if one.get(name) != two.get(name)
+                if not _agree(one.get(name), two.get(name))
             ]
         return found
 
@@ -164,12 +164,28 @@ def _options(options: dict[str, Any], kind: str) -> dict[str, Any]:
     return of_kind if isinstance(of_kind, dict) else {}
 
 
+def _agree(one: Any, two: Any) -> bool:
+    """Whether an option is the same; a stream's width that is not known agrees with any."""
+    streams = (one, two)
+    if not all(
+        isinstance(each, list) and all(isinstance(s, dict) for s in each) for each in streams
+    ):
+        return bool(one == two)
+    return len(one) == len(two) and all(
+        a | {"width": None} == b | {"width": None}
+        and (None in (a.get("width"), b.get("width")) or a["width"] == b["width"])
+        for a, b in zip(one, two, strict=True)
+    )
+
+
 def _said(value: Any) -> str:
     """An option in a message; of streams the names with their widths, and which are normalised."""
     if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
         return shown(value)
     return " + ".join(
-        f"{each.get('name')} {each.get('width')}{' L2' if each.get('l2') else ''}"
+        f"{each.get('name')}"
+        + (f" {each['width']}" if each.get("width") else "")
+        + (" L2" if each.get("l2") else "")
         + (f" (at most {each['rows']} rows)" if each.get("rows") else "")
         for each in value
     )

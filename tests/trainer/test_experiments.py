@@ -3,12 +3,14 @@
 import itertools
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from launch.sweep import trainer_flags
 from launch.sweep_plan import Plan, read_plan, trials
+from model.kinds import KINDS
 from tests.benchmarks import generated_features
 from trainer.cli import load_config, parse_config
 from trainer.config import RULES, Config
@@ -75,6 +77,27 @@ def test_one_command_trains_a_model_for_each_part_and_scores_them_together(plan,
     parts = {(config.data.domain, config.data.fold) for config in found}
     assert len(found) == len(parts) == runs
     assert len({domain for domain, _ in parts}) == DATASETS[found[0].eval.dataset].domains
+
+
+@pytest.mark.parametrize("kind", ["moment_detr", "qd_detr", "pyramid"])
+@pytest.mark.parametrize("name", ["qvhighlights", "charades", "tacos"])
+def test_the_other_models_differ_from_each_other_in_the_model_alone(name, kind):
+    config = load_config(Config, ROOT / "configs" / name / f"{kind}.yaml")
+    assert config.model.kind == kind
+    assert config.loss.levels == (12 if name == "qvhighlights" else 1)
+    other = load_config(Config, ROOT / "configs" / name / "qd_detr.yaml")
+    alike = replace(other, name=config.name, model=config.model, loss=config.loss)
+    assert config == alike
+    assert config.data.selection != f"features/{name}_slowfast_clip/test"
+
+
+def test_one_sweep_has_every_kind_of_model_on_the_same_data():
+    plan = Plan(**read_plan(ROOT / "configs" / "ablations" / "models.yaml"))
+    lines = [trainer_flags(plan, trial, Path("runs"), []) for trial in trials(plan)]
+    configs = [parse_config(Config, line) for line in lines]
+    assert {config.model.kind for config in configs} == set(KINDS)
+    assert all(config.data == configs[0].data for config in configs)
+    assert {config.model.video_width for config in configs} == {512}
 
 
 @pytest.mark.slow

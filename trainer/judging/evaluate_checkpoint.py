@@ -6,7 +6,8 @@ takes.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -31,6 +32,7 @@ from trainer.judging.submission import (
     submission_faults,
     write_submission,
 )
+from trainer.metrics.rows import Fault, faults
 from trainer.training import checkpoints
 from trainer.training.processes import join
 from trainer.training.provenance import code_revision, names_of, part_of, stamp
@@ -78,11 +80,20 @@ def evaluate_checkpoint(config: Config, checkpoint: Path, dump: bool) -> None:
         if accelerator.is_main_process:
             origin = _provenance(config, checkpoint, weights, export, split, len(rows))
             _score(folder / name, split.features, rows, annotations, config, origin, console)
+    # What another model's scripts would have written is not held to what is right here.
+    judged = None if config.eval.postprocess.original == "none" else faults
     if accelerator.is_main_process and dump:
         for name, (rows, annotations) in predicted.items():
-            _dump(folder / name / "predictions.jsonl", rows, annotations, console)
+            path = folder / name / "predictions.jsonl"
+            _dump(
+                path,
+                rows,
+                annotations,
+                console,
+                judged or partial(submission_faults, highlights=False),
+            )
         if members and config.eval.dataset == "qvhighlights":
-            path = write_submission(folder, {name: predicted[name] for name in members})
+            path = write_submission(folder, {name: predicted[name] for name in members}, judged)
             for missing in MEMBERS.keys() - members.keys():
                 console.print(f"{path}: without {MEMBERS[missing]}: no split {missing!r} is set")
             console.print(f"submission {path}", soft_wrap=True)
@@ -190,9 +201,15 @@ def _score(
         console.print(missing, soft_wrap=True)
 
 
-def _dump(path: Path, rows: Rows, annotations: Sequence[Annotation], console: Console) -> None:
-    """Write predictions.jsonl, judged as strictly as a submission but for the saliency."""
-    for fault in submission_faults(list(enumerate(rows, start=1)), annotations, highlights=False):
+def _dump(
+    path: Path,
+    rows: Rows,
+    annotations: Sequence[Annotation],
+    console: Console,
+    judged: Callable[..., Iterator[Fault]],
+) -> None:
+    """Write predictions.jsonl, judged first: as a submission, its saliency left out."""
+    for fault in judged(list(enumerate(rows, start=1)), annotations):
         raise InputError(f"{path}:{fault.place}: {fault.message}")
     write_predictions(path, rows)
     console.print(f"predictions {path}", soft_wrap=True)

@@ -15,6 +15,7 @@ from data_pipeline.output import whole
 from data_pipeline.stream.batches import PairBatch
 from trainer.config import PostprocessConfig
 from trainer.inference.decode import decode, highlight_scores, prediction_row
+from trainer.inference.originals import original_row
 from trainer.inference.postprocess import postprocess
 from trainer.metrics import Evaluation, evaluate
 
@@ -47,9 +48,14 @@ def predict_split(
         windows = postprocess(decoded.windows, durations, config, decoded.real)
         for row, annotation in enumerate(batch.annotations):
             if not batch.repeated[row]:
-                scores = highlight_scores(decoded.saliency[row], clip_length, annotation)
                 place = (index, row * accelerator.num_processes + accelerator.process_index)
-                rows.append((place, prediction_row(annotation, windows[row], scores), annotation))
+                if config.original == "none":
+                    scores = highlight_scores(decoded.saliency[row], clip_length, annotation)
+                    written = prediction_row(annotation, windows[row], scores)
+                else:
+                    own = prediction.spans[-1, row], prediction.scores()[row]
+                    written = original_row(annotation, *own, decoded.saliency[row], config)
+                rows.append((place, written, annotation))
     model.train(was_training)
     # Row i of rank r of W is row r + W i of the global batch.
     gathered = sorted(gather_object(rows), key=lambda row: row[0])

@@ -5,7 +5,7 @@ import json
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
 from pathlib import Path
@@ -50,18 +50,22 @@ class FileFault:
 
 
 def write_submission(
-    folder: Path, splits: Mapping[str, tuple[Sequence[Row], Sequence[Annotation]]]
+    folder: Path,
+    splits: Mapping[str, tuple[Sequence[Row], Sequence[Annotation]]],
+    judged: Callable[..., Iterator[Fault]] | None = None,
 ) -> Path:
     """Write `hl_<split>_submission.jsonl` of each split (rows, annotations) and `submission.zip`.
 
-    Every row is judged first; files appear complete or not at all, and the same rows give the same
-    bytes. Returns the path of the zip. Raises InputError naming the first fault.
+    Every row is judged first, by `submission_faults` or `judged`; files appear complete or not at
+    all, and the same rows give the same bytes. Returns the path of the zip. Raises InputError
+    naming the first fault.
     """
     texts = {}
     for split, (rows, annotations) in splits.items():
         if split not in MEMBERS:
             raise InputError(f"no submission has a split {split!r}; choose {' or '.join(MEMBERS)}")
-        for fault in submission_faults(list(enumerate(rows, start=1)), annotations):
+        numbered = list(enumerate(rows, start=1))
+        for fault in (judged or submission_faults)(numbered, annotations):
             raise InputError(str(FileFault(MEMBERS[split], fault.place, fault.message)))
         texts[MEMBERS[split]] = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
     for name, text in texts.items():

@@ -1,0 +1,175 @@
+"""A released checkpoint becomes a model here: the same outputs, or one line."""
+
+import argparse
+import json
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from launch.import_checkpoint import main
+from launch.import_features import main as import_features
+from trainer.inference.pretrained import load_pretrained
+from trainer.main import main as train
+
+ROOT = Path(__file__).parents[2]
+GOLDENS = ROOT / "tests" / "goldens"
+KINDS = ("moment_detr", "qd_detr", "flashvtg", "r2_tuning")
+
+
+def released(kind: str) -> dict[str, torch.Tensor]:
+    tensors = load_file(GOLDENS / kind / "small.safetensors")
+    return {k.removeprefix("state."): v for k, v in tensors.items() if k.startswith("state.")}
+
+
+def write(path: Path, kind: str, **others: object) -> Path:
+    weights = "state_dict" if kind == "r2_tuning" else "model"
+    torch.save({weights: released(kind), "epoch": 7} | others, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_weight_finds_its_place(tmp_path, kind, capsys):
+    options = argparse.Namespace(nheads=4, max_v_l=75, lr=1e-4, dset_name="hl")
+    path = write(tmp_path / "best.ckpt", kind, opt=options, optimizer={"state": {}})
+    out = tmp_path / "model"
+    assert main([str(path), "--kind", kind, "--heads", "4", "--output", str(out)]) == 0
+    model, export = load_pretrained(out)
+    count = sum(tensor.numel() for tensor in released(kind).values())
+    ignored = sum(
+        tensor.numel()
+        for name, tensor in released(kind).items()
+        if name.startswith(("txt_position_embed", "loss."))
+    )
+    assert sum(p.numel() for p in model.parameters()) == count - ignored
+    assert export.model.heads == 4
+    assert "released checkpoint best.ckpt" in export.provenance["origin"]
+    assert "numbers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["moment_detr", "qd_detr"])
+def test_it_answers_as_the_original_did(tmp_path, kind):
+    path = write(tmp_path / "best.ckpt", kind, opt=argparse.Namespace(nheads=4))
+    assert main([str(path), "--kind", kind, "--output", str(tmp_path / "m")]) == 0
+    model, _ = load_pretrained(tmp_path / "m")
+    recorded = load_file(GOLDENS / kind / "small.safetensors")
+    video_mask, text_mask = (recorded[f"input.src_{x}_mask"].bool() for x in ("vid", "txt"))
+    prediction = model(
+        recorded["input.src_vid"][..., None, :-2], video_mask,
+        recorded["input.src_txt"][..., None, :], text_mask,
+    )  # fmt: skip
+    prefix = "fixed." if kind == "qd_detr" else ""
+    theirs = recorded[f"{prefix}output.pred_spans"]
+    torch.testing.assert_close(prediction.spans[-1], theirs, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("release", "first"), [("official", "slowfast"), ("lighthouse", "clip-b32")]
+)
+def test_the_order_of_the_streams_is_kept(tmp_path, release, first):
+    path = write(tmp_path / "best.ckpt", "qd_detr", opt=argparse.Namespace(nheads=4))
+    out = tmp_path / "m"
+    assert main([str(path), "--kind=qd_detr", f"--release={release}", f"--output={out}"]) == 0
+    _, export = load_pretrained(out)
+    streams = export.features.options["video"]["streams"]
+    assert streams[0]["name"] == first
+    assert first in export.provenance["features"].partition(", ")[2].partition(" + ")[0]
+
+
+def test_options_of_a_class_that_is_not_installed_are_read(tmp_path):
+    class EasyDict(dict):
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            self[name] = value
+
+    EasyDict.__module__, EasyDict.__qualname__ = "easydict", "EasyDict"
+    sys.modules["easydict"] = types.SimpleNamespace(EasyDict=EasyDict)
+    options = EasyDict()
+    options.nheads = 4
+    try:
+        path = write(tmp_path / "best.ckpt", "moment_detr", opt=options)
+    finally:
+        del sys.modules["easydict"]
+    assert main([str(path), "--kind", "moment_detr", "--output", str(tmp_path / "m")]) == 0
+    assert load_pretrained(tmp_path / "m")[1].model.heads == 4
+
+
+class Harmful:
+    def __reduce__(self):
+        return (open, ("/tmp/never", "w"))
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        (lambda c: c["model"].pop("class_embed.bias"), "qd_detr", "other weights than a qd_detr"),
+        (lambda c: c["model"].update(extra=torch.ones(1)), "qd_detr", "unknown weights extra"),
+        (lambda c: None, "moment_detr", "is --kind right?"),
+        (lambda c: None, "flashvtg", "unknown weights"),
+        (lambda c: c.update(model=3), "qd_detr", "holds no weights under model or state_dict"),
+        (lambda c: c.update(opt=Harmful()), "qd_detr", "not a checkpoint of tensors and plain"),
+        (
+            lambda c: c["model"].update({"global_rep_pos": torch.full((32,), float("nan"))}),
+            "qd_detr",
+            "not finite",
+        ),
+    ],
+)
+def test_another_file_is_one_line_and_leaves_nothing(tmp_path, capsys, change, kind, message):
+    path = write(tmp_path / "best.ckpt", "qd_detr", opt=argparse.Namespace(nheads=4))
+    content = torch.load(path, weights_only=False)
+    change(content)
+    torch.save(content, path)
+    out = tmp_path / "m"
+    assert main([str(path), "--kind", kind, "--output", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_it_is_scored_on_imported_features_and_on_no_others(tmp_path, capsys):
+    features = GOLDENS / "features_moment_detr" / "small"
+    path = write(tmp_path / "best.ckpt", "qd_detr", opt=argparse.Namespace(nheads=4))
+    small = {
+        "model.video_width": 20, "model.text_width": 12, "model.width": 32, "model.heads": 4,
+        "model.feed_forward": 64, "model.queries": 5, "data.selection": "null",
+        "runs": tmp_path / "runs", "name": "scored",
+    }  # fmt: skip
+    config = ["--config", str(ROOT / "configs" / "qvhighlights" / "qd_detr.yaml")]
+    flags = [*config, *(f"--{key}={value}" for key, value in small.items())]
+    codes = []
+    for preset, release in (("moment-detr", "official"), ("moment-detr", "lighthouse")):
+        out = tmp_path / release
+        main([str(path), "--kind=qd_detr", f"--release={release}", f"--output={out}"])
+        held = tmp_path / f"features-{release}"
+        import_features([
+            f"--features={features}", f"--annotations={features / 'annotations.jsonl'}",
+            f"--output={held}", f"--preset={preset}",
+        ])  # fmt: skip
+        codes.append(
+            train([*flags, f"--data.report={held}", f"--checkpoint={out}", "--eval", "--dump"])
+        )
+    assert codes == [0, 2]
+    assert "slowfast + clip-b32, not clip-b32 + slowfast" in capsys.readouterr().err
+    dumped = tmp_path / "runs" / "scored" / "evaluation" / "features-official"
+    assert len((dumped / "predictions.jsonl").read_text().splitlines()) == 2
+
+
+def test_features_of_another_order_are_refused_where_they_are_used(tmp_path):
+    path = write(tmp_path / "best.ckpt", "qd_detr", opt=argparse.Namespace(nheads=4))
+    found = []
+    for release in ("official", "lighthouse"):
+        out = tmp_path / release
+        main([str(path), "--kind=qd_detr", f"--release={release}", f"--output={out}"])
+        found.append(load_pretrained(out)[1].features)
+    [difference] = [d for d in found[0].differences(found[1]) if d.startswith("video streams")]
+    assert "slowfast" in difference
+    measured = json.loads(json.dumps(found[0].options))
+    for stream, width in zip(measured["video"]["streams"], (14, 6), strict=True):
+        stream["width"] = width
+    held = type(found[0])(**vars(found[0]) | {"options": measured})
+    assert held.differences(found[0]) == []

@@ -1,0 +1,42 @@
+"""Are the rows of a preset those that the originals' scripts wrote, on recorded outputs?"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data_pipeline.annotations import Annotation
+from trainer.config import PostprocessConfig
+from trainer.inference.originals import original_row
+
+GOLDENS = Path(__file__).parents[2] / "goldens"
+
+
+@pytest.mark.parametrize("model", ["moment_detr", "qd_detr"])
+@pytest.mark.parametrize(("suppression", "rows"), [("none", "rows"), ("hard", "rows_nms_07")])
+def test_submission_rows_are_the_recorded_ones(model, suppression, rows):
+    recorded = json.loads((GOLDENS / model / "postprocess_small.json").read_text())
+    config = PostprocessConfig(original=model, suppression=suppression)
+    for sample, row in zip(recorded["samples"], recorded[rows], strict=True):
+        meta = sample["meta"]
+        annotation = Annotation(meta["qid"], meta["query"], meta["vid"], float(meta["duration"]))
+        moment, no_moment = torch.tensor(sample["pred_logits"]).unbind(1)
+        found = original_row(
+            annotation,
+            torch.tensor(sample["pred_spans"]),
+            (moment - no_moment).sigmoid(),
+            np.array(sample["saliency_scores"])[: sample["video_length"]],
+            config,
+        )
+        assert found == row
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"original": "univtg"}, "not one of none, moment"), ({"suppression": "linear"}, "as publis")],
+)
+def test_what_a_preset_does_not_have_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PostprocessConfig(**{"original": "qd_detr"} | settings)
