@@ -108,6 +108,11 @@ class PairStream:
         self.features = features
         self.damaged: Counter[str] = Counter()
         self.pairs = list_pairs(features)
+        if not len(self.pairs) and not features.left_out:
+            raise InputError(
+                f"{features.folder}: holds videos and no sentences about them; join some with "
+                "`launch.shards annotate`"
+            )
         self._config, self._seed, self._rank, self._world = config, seed, rank, world
 
     @property

@@ -248,7 +248,10 @@ class FakeGrounder:
     def predict(self, features: VideoFeatures, sentences: list[str]) -> list[Grounding]:
         saliency = np.array([0.0, 1.0], np.float32)
         windows = ((1.0, 3.0, 0.9), (0.0, 4.0, 0.2))
-        return [Grounding(sentence, 4.0, 2.0, windows, saliency) for sentence in sentences]
+        return [
+            Grounding(sentence, 4.0, 2.0, windows, saliency, max(0, len(sentence.split()) - 50))
+            for sentence in sentences
+        ]
 
 
 @pytest.fixture
@@ -421,3 +424,12 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
         options.port = taken.getsockname()[1]
         with pytest.raises(InputError, match="cannot be listened on; name another --port"):
             demo.serve(FakeGrounder(), tmp_path, tmp_path, options)  # type: ignore[arg-type]
+
+
+def test_a_sentence_that_is_not_read_to_its_end_is_told_and_another_is_not(
+    page: Any, videos: Videos, tmp_path: Path
+) -> None:
+    video = videos.open(film(tmp_path / "film.mp4"))
+    answer = page.ask(video.key, f"a dog\n{'word ' * 60}", silent)
+    assert answer.count("This sentence is longer than the encoder reads") == 1
+    assert "its last 10 tokens make no difference" in answer

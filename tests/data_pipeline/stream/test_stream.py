@@ -13,10 +13,13 @@ import torch
 from data_pipeline.annotations import read_annotations
 from data_pipeline.config import DataConfig, OrderConfig, ReadingConfig
 from data_pipeline.errors import InputError
+from data_pipeline.features.shards import FeatureSet
+from data_pipeline.features.writing import ShardWriter, write_manifest
 from data_pipeline.stream import fetching
 from data_pipeline.stream.order import Pairs, epoch_order
 from data_pipeline.stream.reading import _visits
 from data_pipeline.stream.stream import PairStream, ahead
+from tests.conftest import PROVENANCE, build_sample
 
 CONFIG = DataConfig(batch_size=8, eval_batch_size=8, order=OrderConfig(lanes=8, window=4))
 
@@ -247,3 +250,14 @@ def test_a_set_smaller_than_one_batch_is_refused_with_the_mend(make_features, tm
     with pytest.raises(InputError, match=r"3 pairs.*lower data\.batch_size"):
         _ = stream(tiny).steps
     assert stream(tiny, last_batch="wrap").steps == 1
+
+
+def test_a_set_of_videos_without_sentences_is_refused_with_the_way_to_some(tmp_path):
+    sample = build_sample(np.random.default_rng(0), "v", queries=1)
+    with ShardWriter(tmp_path, "00000") as writer:
+        writer.add(dataclasses.replace(sample, text=sample.text[:0], queries=()))
+        index = writer.commit()
+    rows = {"name": "archive", "sha256": "", "videos": 1, "queries": 0}
+    write_manifest(tmp_path, "val", PROVENANCE, rows, [index])
+    with pytest.raises(InputError, match="no sentences about them; join some"):
+        PairStream(FeatureSet(tmp_path), DataConfig(), seed=0)

@@ -123,6 +123,7 @@ def test_a_configuration_chooses_no_code(tiny: Tiny, tmp_path: Path) -> None:
         encoder: Any = video_encoder("clip", config=hostile, preprocessor=tiny.preprocessor)
     assert encoder.model.config._attn_implementation == "sdpa"
     assert encoder.model.config.vision_config._attn_implementation == "sdpa"
+    assert not hasattr(encoder.model.config, "auto_map")
 
 
 @pytest.mark.parametrize(
