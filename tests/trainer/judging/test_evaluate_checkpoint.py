@@ -277,5 +277,5 @@ def test_a_checkpoint_is_not_scored_nor_gone_on_with_on_features_in_another_orde
     ):
         assert main(again) == 2
         error = capsys.readouterr().err
-        assert "other features than the model was trained on (video streams: b + a, not a + b)" in error
+        assert "other features than the model was trained on (video streams: b + a" in error
         assert error.count("\n") == 1
