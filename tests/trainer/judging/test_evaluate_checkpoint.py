@@ -279,3 +279,15 @@ def test_a_checkpoint_is_not_scored_nor_gone_on_with_on_features_in_another_orde
         error = capsys.readouterr().err
         assert "other features than the model was trained on (video streams: b + a" in error
         assert error.count("\n") == 1
+
+
+def test_answers_that_are_not_finite_are_not_scored(command, trained, tmp_path, capsys):
+    model = SDST(MODEL)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1e38)  # finite, unlike what it computes
+    export(tmp_path / "model", model, (trained / "config.yaml").read_text())
+    assert main(command(checkpoint=tmp_path / "model")) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: the answer is not finite")
+    assert error.count("\n") == 1
