@@ -89,7 +89,8 @@ class Server:
         self.address = f"http://127.0.0.1:{self.port}/"
         command = [sys.executable, "-m", "launch.demo", "--model", str(run)]
         self.process = subprocess.Popen(
-            [*command, "--port", str(self.port), "--max-upload", "1"],
+            # The model is untrained: it is sure of nothing.
+            [*command, "--port", str(self.port), "--max-upload", "1", "--threshold", "0"],
             stdout=self.printed.open("wb"),
             stderr=subprocess.STDOUT,
             env=os.environ | {"TMPDIR": str(self.temporary)},
