@@ -5,7 +5,8 @@
 
 Refused is one line that names the fault; accepted is read, as it was written where a format is
 sealed. Status 1 if there is a trace, an unclear refusal, a silent difference, a hang (over 20 s),
-a crash, or if anything ran or was touched outside of the case's folder.
+a crash, or if anything ran or was touched outside of the case's folder. Ctrl-C ends it with the
+table of what was counted until then.
 """
 
 import os

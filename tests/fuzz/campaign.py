@@ -1,11 +1,13 @@
 """How are cases made, run and counted? In processes that may hang or die."""
 
+import contextlib
 import logging
 import multiprocessing
 import os
 import random
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -72,45 +74,47 @@ def campaign(
 
     for _ in range(workers):
         start()
-    told = time.monotonic()
-    while running:
-        for connection, (process, case, since) in list(running.items()):
-            if case is None:
-                if sum(map(Counter.total, done.values())) >= cases:
-                    connection.send(None)
-                    process.join()
+    with contextlib.suppress(KeyboardInterrupt):  # what was counted so far is told
+        told = time.monotonic()
+        while running:
+            for connection, (process, case, since) in list(running.items()):
+                if case is None:
+                    if sum(map(Counter.total, done.values())) >= cases:
+                        connection.send(None)
+                        process.join()
+                        del running[connection]
+                        continue
+                    name = min(names, key=lambda name: done[name].total())
+                    running[connection][1:] = [(name, numbers[name]), time.monotonic()]
+                    connection.send((name, numbers[name]))
+                    numbers[name] += 1
+                elif time.monotonic() - since > 6 * HANG:
+                    process.kill()
+                    note(*case, Outcome("hang", "no end"))
                     del running[connection]
-                    continue
-                name = min(names, key=lambda name: done[name].total())
-                running[connection][1:] = [(name, numbers[name]), time.monotonic()]
-                connection.send((name, numbers[name]))
-                numbers[name] += 1
-            elif time.monotonic() - since > 6 * HANG:
-                process.kill()
-                note(*case, Outcome("hang", "no end"))
-                del running[connection]
-                start()
-        for connection in wait(list(running), timeout=1.0):
-            assert isinstance(connection, Connection)
-            process, case, since = running[connection]
-            try:
-                for outcome in connection.recv():
-                    note(*case, outcome)
-                running[connection][1] = None
-            except (EOFError, ConnectionResetError):
-                process.join()
-                note(*case, Outcome("crash", f"exit status {process.exitcode}"))
-                del running[connection]
-                start()
-        if time.monotonic() - told > 10 and sys.stderr.isatty():
-            told = time.monotonic()
-            print(f"{sum(map(Counter.total, done.values()))} cases", file=sys.stderr)
+                    start()
+            for connection in wait(list(running), timeout=1.0):
+                assert isinstance(connection, Connection)
+                process, case, since = running[connection]
+                try:
+                    for outcome in connection.recv():
+                        note(*case, outcome)
+                    running[connection][1] = None
+                except (EOFError, ConnectionResetError):
+                    process.join()
+                    note(*case, Outcome("crash", f"exit status {process.exitcode}"))
+                    del running[connection]
+                    start()
+            if time.monotonic() - told > 10 and sys.stderr.isatty():
+                told = time.monotonic()
+                print(f"{sum(map(Counter.total, done.values()))} cases", file=sys.stderr)
     return done, faults
 
 
 def _work(connection: Connection, root: Path, seed: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     watch = Watch((Path("/dev"), root / "tmp"))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.disable(logging.WARNING)
     tempfile.tempdir = None  # as TMPDIR says
     sys.path.insert(0, str(root))  # where a stranger's module would be found
