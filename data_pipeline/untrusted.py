@@ -252,7 +252,7 @@ def check_plain(value: Any, source: object) -> None:
     while stack:
         value, depth = stack.pop()
         if isinstance(value, str | PurePath):
-            _check_text(str(value), source)
+            _check_text(value, source)
         elif isinstance(value, dict | list | tuple):
             if depth > 2 * MAX_DEPTH:
                 raise InputError(f"{source}: nested too deeply")
@@ -267,12 +267,14 @@ def check_plain(value: Any, source: object) -> None:
             stack += [(item, depth + 1) for item in value if isinstance(item, PLAIN)]
 
 
-def _check_text(text: str, source: object) -> None:
+def _check_text(value: str | PurePath, source: object) -> None:
+    text = str(value)
     if "\0" in text:
         raise InputError(f"{source}: {shown(text)} holds a zero byte")
     if not text.isascii():
         try:
-            text.encode()
+            # A file's name is bytes, which need not be text.
+            text.encode(errors="surrogateescape" if isinstance(value, PurePath) else "strict")
         except UnicodeEncodeError as error:
             raise InputError(f"{source}: {shown(text)} holds half of a character") from error
 

@@ -24,6 +24,7 @@ from rich.text import Text
 
 from data_pipeline.errors import InputError
 from data_pipeline.output import NotWritten, check_file, check_folder, make_folder, write_text
+from data_pipeline.video.video import VideoFile
 from launch.found import bar, show_batch, write_csv
 from launch.predict_batch import (
     find_videos,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 LEVELS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 60
+LONGEST_STEM = 230  # bytes of a video's name that its clips are called by
 
 
 @command
@@ -220,11 +222,17 @@ def cut_out(
 ) -> None:
     """Write the best windows as `<video>-<sentence>-<rank>.mp4`; one that fails is told."""
     make_folder(folder)
+    stem = os.fsencode(video.stem)
+    name = video.stem if len(stem) <= LONGEST_STEM else stem[:LONGEST_STEM].decode(errors="ignore")
+    source: Path | VideoFile = video
     for number, grounding in enumerate(found, start=1):
         for rank, (start, end, _) in enumerate(grounding.windows[:top], start=1):
-            clip = folder / f"{video.stem}-{number}-{rank}.mp4"
+            clip = folder / f"{name}-{number}-{rank}.mp4"
             try:
-                console.print(f"clip      {clip} ({cut(video, start, end, clip)})", soft_wrap=True)
+                if not isinstance(source, VideoFile):  # its frames are listed once
+                    source = VideoFile(video, damage="bear")
+                how = cut(source, start, end, clip)
+                console.print(f"clip      {clip} ({how})", soft_wrap=True)
             except NotWritten:
                 raise
             except InputError as error:
