@@ -18,14 +18,12 @@ import errno
 import fcntl
 import logging
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from data_pipeline.errors import InputError
 from data_pipeline.output import make_folder, open_beside_others
-from data_pipeline.untrusted import readable
 
 LOG = logging.getLogger(__name__)
 
@@ -51,9 +49,6 @@ def hold(folder: Path, writer: str) -> Iterator[None]:
             break
         file.close()  # whoever held it has just removed it
     with file:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-        file.flush()
         try:
             yield
         finally:
@@ -78,13 +73,17 @@ def lock(path: Path, wait: bool = False) -> IO[bytes]:
 
 
 def _holder(folder: Path) -> str:
-    """Which process it is, as that wrote down; empty where it is not known."""
+    """Which process of this host it is; empty where that is not known.
+
+    Nothing is written down: a full disk would have no room for it.
+    """
     try:
-        with open(folder / LOCK, "rb") as file:
-            said = readable(file.read(200).decode(errors="replace"))
-    except OSError:
+        inode = (folder / LOCK).stat().st_ino
+        with open("/proc/locks", encoding="ascii") as file:
+            held = [line.split() for line in file if f":{inode} " in line and "FLOCK" in line]
+    except (OSError, ValueError):
         return ""
-    return f", {said}" if said else ""
+    return f", process {held[0][4]}" if held and "->" not in held[0] else ""
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -41,7 +41,7 @@ def holder(tmp_path: Path):
 
 
 def test_a_folder_that_is_held_is_refused_and_the_holder_named(holder, tmp_path: Path) -> None:
-    message = rf"held: another job is running, process {holder.pid} on "
+    message = rf"held: another job is running, process {holder.pid}$"
     with pytest.raises(InputError, match=message), hold(tmp_path / "held", "job"):
         pass
     assert holder.poll() is None
@@ -75,11 +75,3 @@ def test_a_file_system_without_locks_keeps_nobody_out_and_says_so(
     monkeypatch.setattr(fcntl, "flock", refuse)
     with hold(tmp_path / "new", "job"):
         assert "No locks available: see that nobody else writes there" in caplog.text
-
-
-def test_what_the_holder_wrote_is_bounded_in_the_message(holder, tmp_path: Path) -> None:
-    (tmp_path / "held" / ".lock").write_bytes(b"\x1b[31m" + b"x" * 10_000)
-    with pytest.raises(InputError) as refused, hold(tmp_path / "held", "job"):
-        pass
-    assert len(str(refused.value)) < len(str(tmp_path)) + 300
-    assert "\x1b" not in str(refused.value)
