@@ -29,9 +29,8 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.config import Kernel, LossConfig, SDSTConfig
-from model.objective.losses import Criterion
-from model.sdst.sdst import SDST
+from model.config import Kernel
+from model.kinds import KINDS, build, build_objective
 
 L, T, K, N = 75, 17, 4, 3
 COUNTED = 32  # pairs whose FLOPs are counted
@@ -52,6 +51,7 @@ class Case:
     compiled: bool = False
     sampling: Kernel = "torch"
     baseline: bool = False
+    kind: str = "sdst"
 
 
 def cases(device: str, batch: int) -> list[Case]:
@@ -61,6 +61,7 @@ def cases(device: str, batch: int) -> list[Case]:
         return [
             here("SDST eager"),
             here("SDST compiled", compiled=True),
+            *(here(kind, kind=kind) for kind in KINDS if kind != "sdst"),
             here("baseline eager", baseline=True),
         ]
     half = partial(here, bf16=True)
@@ -194,12 +195,20 @@ def peak_memory(device: str) -> float:
 
 
 def sdst(case: Case, clips: int = L, queries: int = 30) -> tuple[nn.Module, Step]:
-    """SDST and one training step of it."""
+    """A model of the case's kind and one training step of it.
+
+    SDST reads K layers of 768; the others one of as many numbers as the baseline.
+    """
     with torch.device(case.device):
-        model = SDST(SDSTConfig(queries=queries, deformable_kernel=case.sampling))
+        kind, shape = KINDS[case.kind], (K, 768)
+        own: dict[str, Any] = {"queries": queries, "deformable_kernel": case.sampling}
+        if case.kind != "sdst":
+            shape, own = (1, 3840), {"video_width": 3840, "text_width": 1024}
+        model = build(kind.config(**own))
         network: Any = torch.compile(model) if case.compiled else model
-        criterion = Criterion(LossConfig())
-        video, text = torch.randn(case.batch, clips, K, 768), torch.randn(case.batch, T, K, 1024)
+        criterion = build_objective(model.config, kind.loss())
+        video = torch.randn(case.batch, clips, *shape)
+        text = torch.randn(case.batch, T, shape[0], 1024)
         clip_mask = torch.ones(case.batch, clips).bool()
         token_mask = torch.ones(case.batch, T).bool()
         windows, real = torch.rand(case.batch, N, 2) * 0.4 + 0.1, torch.ones(case.batch, N).bool()

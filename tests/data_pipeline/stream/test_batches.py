@@ -73,3 +73,8 @@ def test_saliency_is_the_annotators_mean_on_the_grid_of_the_features():
 def test_without_annotators_a_clip_counts_if_its_middle_lies_in_a_window():
     scores = target_saliency(annotate((2.5, 7.5)), clips=5, clip_length=2.0)
     assert scores.tolist() == [0, 1, 1, 1, 0]
+
+
+def test_a_window_begins_with_the_middle_it_starts_at_and_ends_before_the_one_it_ends_at():
+    scores = target_saliency(annotate((3.0, 7.0)), clips=5, clip_length=2.0)
+    assert scores.tolist() == [0, 1, 1, 0, 0]
