@@ -31,8 +31,7 @@ from data_pipeline.untrusted import (
     reading,
     shown,
 )
-
-VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm")
+from data_pipeline.video.names import is_video
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ def _tacos(path: Path, _: Options) -> Iterator[tuple[str, Row]]:
 
 def _stem(name: str) -> str:
     path = PurePosixPath(name)
-    return name.removesuffix(path.suffix) if path.suffix in VIDEO_SUFFIXES else name
+    return name.removesuffix(path.suffix) if is_video(name) else name
 
 
 def _activitynet(path: Path, _: Options) -> Iterator[tuple[str, Row]]:

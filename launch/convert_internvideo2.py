@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from data_pipeline.errors import InputError
 from data_pipeline.output import check_folder, write_tensors, write_text
 from data_pipeline.storage import Location, remove_temporary
-from data_pipeline.untrusted import read_text, reading
+from data_pipeline.untrusted import read_text, reading, shown
 from model.config import InternVideo2Config, InternVideo2TextConfig
 from trainer.cli import command, parse_config
 
@@ -103,9 +103,8 @@ def read_checkpoint(path: Path) -> "Mapping[str, Tensor]":
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
     except Exception as error:  # whatever a damaged pickle or zip trips
-        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"{path}: not a checkpoint that holds tensors only ({cause}); download it again"
+            f"{path}: not a checkpoint that holds tensors only ({shown(error)}); download it again"
         ) from error
     for key in ("model", "module"):
         weights = content.get(key) if isinstance(content, dict) else None

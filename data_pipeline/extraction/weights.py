@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from data_pipeline.errors import InputError
+from data_pipeline.untrusted import shown
 
 
 class Safetensors(Mapping[str, Tensor]):
@@ -54,8 +55,7 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
         # torch raises whatever the damaged archive happens to trip: RuntimeError, EOFError, ...
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        first_line = str(error).partition("\n")[0]
-        raise InputError(f"{path}: not a complete weights file ({first_line})") from error
+        raise InputError(f"{path}: not a complete weights file ({shown(error)})") from error
     for key in ("model", "module"):
         if isinstance(weights, dict) and isinstance(weights.get(key), dict):
             weights = weights[key]
