@@ -93,31 +93,30 @@ BYTES: tuple[Callable[[random.Random, bytes], bytes], ...] = (
 
 def odd_value(draw: random.Random, root: Path) -> Any:
     """A value that is seldom where it is met."""
-    return draw.choice(
-        (
-            *(None, True, False, 0, -1, 1, 2**31, 2**53, 2**63, 2**64, -(2**63), 10**30, 10**400),
-            *(0.5, -0.0, 1e308, -1e308, 5e-324, float("nan"), float("inf"), float("-inf")),
-            *(
-                "",
-                " ",
-                "0",
-                "x",
-                "NaN",
-                "null",
-                "\0",
-                "a\0b",
-                "\ud800",
-                "\u2028",
-                "\x1b[31m",
-                "...",
-            ),
-            *("[/x]", "[bold]", ":cat:", "{0}", "%s", "$x$", "<script>", "'", '"', "\\", "\n"),
-            *(name.format(root=root) for name in OUTSIDE),
-            *([], [[]], [None], {}, {"": {}}, {"a": 1}, [0.1, 0.2], [1, 2, 3], ["a", "b"]),
-            *("x" * 300, "é" * 200, "x" * 100_000, list(range(1000)), _deep(draw.choice((20, 70)))),
-            *(STRANGER, {"note": STRANGER}, [STRANGER], "stranger.Guest"),
-        )
+    values = (
+        *(None, True, False, 0, -1, 1, 2**31, 2**53, 2**63, 2**64, -(2**63), 10**30, 10**400),
+        *(0.5, -0.0, 1e308, -1e308, 5e-324, float("nan"), float("inf"), float("-inf")),
+        *(
+            "",
+            " ",
+            "0",
+            "x",
+            "NaN",
+            "null",
+            "\0",
+            "a\0b",
+            "\ud800",
+            "\u2028",
+            "\x1b[31m",
+            "...",
+        ),
+        *("[/x]", "[bold]", ":cat:", "{0}", "%s", "$x$", "<script>", "'", '"', "\\", "\n"),
+        *(name.format(root=root) for name in OUTSIDE),
+        *([], [[]], [None], {}, {"": {}}, {"a": 1}, [0.1, 0.2], [1, 2, 3], ["a", "b"]),
+        *("x" * 300, "é" * 200, "x" * 100_000, list(range(1000)), _deep(draw.choice((20, 70)))),
+        *(STRANGER, {"note": STRANGER}, [STRANGER], "stranger.Guest"),
     )
+    return copy.deepcopy(draw.choice(values))  # it may be changed in its turn
 
 
 def _deep(levels: int) -> Any:
