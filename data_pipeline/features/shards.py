@@ -128,6 +128,9 @@ class Provenance:
             if name not in (*NOT_OF_FEATURES, "options") and mine[name] != theirs[name]
         ]
         for kind in sorted(self.options.keys() | other.options.keys()):
+            whole, others = self.options.get(kind, {}), other.options.get(kind, {})
+            if whole != others and not (isinstance(whole, dict) and isinstance(others, dict)):
+                found.append(f"options.{kind}: {shown(whole)}, not {shown(others)}")
             one, two = _options(self.options, kind), _options(other.options, kind)
             found += [
                 f"{kind} {name}: {_said(one.get(name))}, not {_said(two.get(name))}"

@@ -53,9 +53,9 @@ def test_the_whole_job_runs_and_a_second_call_does_only_what_is_missing(store, t
 
 
 def run_example(document: str) -> str:
-    """What the example in Python of a document prints."""
+    """What the first example in Python of a document prints."""
     text = (quickstart.ROOT / document).read_text()
-    [code] = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    code, *_ = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     environment = os.environ | {"PYTHONPATH": str(quickstart.ROOT)}
     return subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
 

@@ -1,5 +1,6 @@
 """A cluster that is not there, or is lost, is one line before long and never a wait without end."""
 
+import json
 import os
 import socket
 import subprocess
@@ -179,12 +180,15 @@ def test_a_job_whose_cluster_is_lost_in_the_middle_ends_and_leaves_nothing_half_
 
 
 def test_a_job_whose_cluster_is_lost_ends_with_a_status_of_its_own_and_one_line(
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def work(_: Report) -> Summary:
         raise ClusterLostError("the cluster is lost")
 
-    assert run_job(JobConfig(annotations=__file__, output="out"), work, None) == 1
+    row = {"qid": 1, "query": "a dog", "vid": "v", "duration": 10.0, "relevant_windows": [[1, 2]]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    assert run_job(JobConfig(annotations=tmp_path / "rows.jsonl", output="out"), work, None) == 1
     assert capsys.readouterr().err == "error: the cluster is lost\n"
 
 

@@ -305,3 +305,12 @@ def test_a_row_with_faults_is_refused_where_it_is_written_and_where_a_stream_ope
     write_manifest(tmp_path, "train", provenance, {"name": "rows"}, [index])
     with pytest.raises(InputError, match=r"00000\.tar: sample 'v': clip -1 .*lies outside"):
         PairStream(FeatureSet(tmp_path), DataConfig(batch_size=1, eval_batch_size=1), seed=0)
+
+
+def test_options_that_belong_to_no_encoder_tell_features_apart_too(provenance: Provenance) -> None:
+    noisy = dataclasses.replace(provenance, options={"noise": 0.5})
+    assert noisy.differences(dataclasses.replace(provenance, options={"noise": 0.1})) == [
+        "options.noise: 0.5, not 0.1"
+    ]
+    assert noisy.differences(provenance) == ["options.noise: 0.5, not {}"]
+    assert noisy.differences(noisy) == []
