@@ -212,7 +212,7 @@ def check_yaml(text: bytes | str, source: object) -> str:
             mark = event.start_mark
             place = f"{source}:{mark.line + 1}" if mark else str(source)
             documents += isinstance(event, yaml.DocumentStartEvent)
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            if getattr(event, "anchor", None):  # which an alias has too
                 raise InputError(f"{place}: YAML's anchors and aliases are not taken; write it out")
             if tag := getattr(event, "tag", None):
                 raise InputError(f"{place}: YAML's tags ({shown(tag)}) are not taken")

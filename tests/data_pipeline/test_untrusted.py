@@ -14,6 +14,7 @@ from data_pipeline.untrusted import (
     MAX_MESSAGE,
     check_plain,
     iter_rows,
+    natural,
     parse_json,
     parse_yaml,
     plain_name,
@@ -192,3 +193,11 @@ def test_no_other_code_parses_what_files_hold(hall: str) -> None:
         if path.name != "untrusted.py"
     }
     assert found == set()
+
+
+def test_a_mark_of_an_editor_is_passed_over_and_counts_are_from_0_on() -> None:
+    assert parse_json(b"\xef\xbb\xbf[1]", "f") == [1]
+    assert natural(0) == 0
+    for value in (-1, 2**48, 1.0, True, "1"):
+        with pytest.raises(ValueError, match="no count"):
+            natural(value)

@@ -141,3 +141,17 @@ def test_a_sweep_outlives_a_failed_trial_and_goes_on_where_it_was(
     assert "NOT COMPARABLE" in shown
     assert (folder / "good-s0" / "metrics.json").stat().st_mtime_ns == made
     assert store.get_run(parent).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"grid": {"a": [1, 2]}, "seeds": 5001}, "more than 10000 trials"),
+        ({"grid": {"a": ["-1..2"]}, "samples": 3}, "must go from a positive number to a larger"),
+        ({"grid": {"a": ["2..1"]}, "samples": 3}, "must go from a positive number to a larger"),
+        ({"grid": {"a": [1]}, "name": "../x"}, "cannot name a file"),
+    ],
+)
+def test_a_plan_is_bounded(given, message):
+    with pytest.raises(InputError, match=message):
+        Plan(**({"config": Path("c.yaml"), "name": "n"} | given))

@@ -154,3 +154,15 @@ def test_a_file_that_we_should_have_had_keeps_its_trace():
 
     with pytest.raises(FileNotFoundError):
         main([])
+
+
+@pytest.mark.parametrize("form", [["--config", "{}"], ["--config={}"]])
+def test_a_file_is_judged_before_the_parser_has_it_and_names_no_other(tmp_path, form):
+    file = tmp_path / "c.yaml"
+    args = [part.format(file) for part in form]
+    file.write_text("config: other.yaml")
+    with pytest.raises(InputError, match=r"c\.yaml: unknown key 'config'; a file does not name"):
+        parse_config(Whole, args)
+    file.write_text("part: 3")
+    with pytest.raises(InputError, match=r"c\.yaml: 'part' must be settings as 'key: value'"):
+        parse_config(Whole, args)
