@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import os
 import sys
+import tempfile
 import types
 from pathlib import Path
 
@@ -97,9 +99,13 @@ def test_options_of_a_class_that_is_not_installed_are_read(tmp_path):
     assert load_pretrained(tmp_path / "m")[1].model.heads == 4
 
 
+NEVER = os.path.join(tempfile.gettempdir(), f"never{os.getpid()}")
+"""The folder that is there once a file's code ran."""
+
+
 class Harmful:
     def __reduce__(self):
-        return (open, ("/tmp/never", "w"))
+        return (os.mkdir, (NEVER,))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +126,7 @@ class Harmful:
 )
 def test_another_file_is_one_line_and_leaves_nothing(tmp_path, capsys, change, kind, message):
     path = write(tmp_path / "best.ckpt", "qd_detr", opt=argparse.Namespace(nheads=4))
-    content = torch.load(path, weights_only=False)
+    content = torch.load(path, weights_only=False)  # written above: its options are an object
     change(content)
     torch.save(content, path)
     out = tmp_path / "m"
@@ -129,6 +135,7 @@ def test_another_file_is_one_line_and_leaves_nothing(tmp_path, capsys, change, k
     assert message in error
     assert error.count("\n") == 1
     assert not out.exists()
+    assert not os.path.exists(NEVER)
 
 
 def test_it_is_scored_on_imported_features_and_on_no_others(tmp_path, capsys):
