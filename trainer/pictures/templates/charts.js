@@ -8,7 +8,8 @@
     mark: { aria: false },
     background: "transparent",
     font: style.getPropertyValue("--sans"),
-    padding: 0,
+    // An axis title is measured without what hangs below its line.
+    padding: { left: 0, top: 0, right: 0, bottom: 5 },
     view: { stroke: null },
     axis: {
       ...muted, ...small, domain: false, ticks: false, labelPadding: 6,
