@@ -113,8 +113,10 @@ def parse_config(
     values.pop("config")
     try:
         return schema(**values)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    except InputError:
+        raise
+    except Exception as error:  # a number that is null, for one
+        raise InputError(_explain(str(error), parser, args)) from error
 
 
 def _parts(argument: str) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.annotations import Annotation
-from data_pipeline.untrusted import read_text
+from data_pipeline.untrusted import read_text, reading
 from trainer.metrics import HEADLINES, Evaluation
 from trainer.metrics.bootstrap import LEVEL, few_videos, intervals
 from trainer.metrics.kinds import Row, by_kind, in_order
@@ -45,41 +45,42 @@ def write_report(
     """
     result = read_result(run_folder / "metrics.json")
     records = read_records(run_folder / "metrics.jsonl")
-    pairs = pair_up(run_folder / "predictions.jsonl", annotations)
-    config = run_folder / "config.yaml"
-    kept = run_folder / "per_query.json"
-    evaluation = read_evaluation(kept) if kept.is_file() else None
-    spread = intervals(evaluation) if evaluation else {}
-    ranked = list(enumerate(pairs))
-    return write_page(
-        "report.html",
-        run_folder / output,
-        name=run_folder.resolve().name,
-        headlines=_headlines(result),
-        table=_table(result),
-        intervals=spread,
-        level=f"{LEVEL:.0%}",
-        few=few_videos(evaluation) if evaluation else "",
-        kinds=_kinds(evaluation, annotations, run_folder.name),
-        curves=_titled(
-            [
-                ("Recall over IoU", recall_chart(pairs)),
-                ("Precision over recall", precision_chart(pairs)),
-            ]
-        ),
-        worst=[draw_example(rank, pair, videos) for rank, pair in ranked[-WORST:][::-1]],
-        listed=[_listed(rank, pair) for rank, pair in ranked[-LISTED:][::-1]],
-        baselines=list(result["baselines"]),
-        charts=_training_charts(records),
-        pieces=_pieces(records),
-        examples=[
-            draw_example(rank, pair, videos) for rank, pair in evenly_spaced(pairs, EXAMPLES)
-        ],
-        queries=len(pairs),
-        spread=_spread_chart(pairs),
-        provenance=_flatten(result["provenance"]),
-        config=read_text(config) if config.is_file() else None,
-    )
+    with reading(run_folder, "evaluate the run again"):  # whatever its files hold
+        pairs = pair_up(run_folder / "predictions.jsonl", annotations)
+        config = run_folder / "config.yaml"
+        kept = run_folder / "per_query.json"
+        evaluation = read_evaluation(kept) if kept.is_file() else None
+        spread = intervals(evaluation) if evaluation else {}
+        ranked = list(enumerate(pairs))
+        return write_page(
+            "report.html",
+            run_folder / output,
+            name=run_folder.resolve().name,
+            headlines=_headlines(result),
+            table=_table(result),
+            intervals=spread,
+            level=f"{LEVEL:.0%}",
+            few=few_videos(evaluation) if evaluation else "",
+            kinds=_kinds(evaluation, annotations, run_folder.name),
+            curves=_titled(
+                [
+                    ("Recall over IoU", recall_chart(pairs)),
+                    ("Precision over recall", precision_chart(pairs)),
+                ]
+            ),
+            worst=[draw_example(rank, pair, videos) for rank, pair in ranked[-WORST:][::-1]],
+            listed=[_listed(rank, pair) for rank, pair in ranked[-LISTED:][::-1]],
+            baselines=list(result["baselines"]),
+            charts=_training_charts(records),
+            pieces=_pieces(records),
+            examples=[
+                draw_example(rank, pair, videos) for rank, pair in evenly_spaced(pairs, EXAMPLES)
+            ],
+            queries=len(pairs),
+            spread=_spread_chart(pairs),
+            provenance=_flatten(result["provenance"]),
+            config=read_text(config) if config.is_file() else None,
+        )
 
 
 # Numbers
