@@ -128,6 +128,14 @@ def tell(summary: "Summary", config: JobConfig) -> None:
     )
     for what, times in summary.counted.items():
         CONSOLE.print(f"{what}: {times}", style="yellow")
+    for line in summary.warnings:
+        CONSOLE.print(f"warning: {line}", style="yellow")
+    if summary.warned > len(summary.warnings):
+        CONSOLE.print(
+            f"{summary.warned} videos are stored with a warning; "
+            f"{Location(config.output) / 'warnings.jsonl'} has all",
+            style="yellow",
+        )
     if summary.lengths_differ:
         count, named = summary.lengths_differ, ", ".join(summary.lengths_named)
         are = "video is" if count == 1 else "videos are"

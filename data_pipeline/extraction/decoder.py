@@ -73,10 +73,14 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The last word on a video: its duration in seconds, and those that decoding took."""
+    """The last word on a video: its duration in seconds, and those that decoding took.
+
+    warnings: what is to be told of the file all the same, a line each.
+    """
 
     duration: float
     seconds: float
+    warnings: tuple[str, ...] = ()
 
 
 class Decoder:
@@ -89,7 +93,7 @@ class Decoder:
         """Pieces (n, T, H, W, 3) of a video's clips, then Decoded; or at any point a Failure."""
         spent, began = 0.0, time.perf_counter()
         try:
-            with self._opened(vid, source) as (duration, pieces):
+            with self._opened(vid, source) as (duration, pieces, warnings):
                 for piece in pieces:
                     spent += time.perf_counter() - began
                     yield piece
@@ -104,15 +108,20 @@ class Decoder:
             cause = " ".join(str(error).split())
             yield Failure(vid, "unexpected", f"{vid}: {type(error).__name__}: {cause}")
         else:
-            yield Decoded(duration, spent + time.perf_counter() - began)
+            yield Decoded(duration, spent + time.perf_counter() - began, warnings)
 
     @contextmanager
-    def _opened(self, vid: str, source: Media) -> Iterator[tuple[float, Iterator[Frames]]]:
-        """A video's duration in seconds, and its clips; raises VideoError or InputError."""
+    def _opened(
+        self, vid: str, source: Media
+    ) -> Iterator[tuple[float, Iterator[Frames], tuple[str, ...]]]:
+        """A video's duration in seconds, its clips, and warnings of it.
+
+        Raises VideoError or InputError.
+        """
         decoding = self._decoding
         shape = (decoding.clip_length, decoding.frames_per_clip, decoding.image_size)
         if isinstance(source, Pictures):
-            yield source.duration, source.clips(*shape, decoding.crop)
+            yield source.duration, source.clips(*shape, decoding.crop), ()
             return
         if isinstance(source, Video):
             place, name = _in_memory(source.data), source.name
@@ -128,6 +137,7 @@ class Decoder:
             yield (
                 file.info.duration,
                 file.clips(*shape, time_limit=decoding.time_limit, crop=decoding.crop),
+                file.warnings,
             )
 
 

@@ -105,6 +105,10 @@ class Summary:
     """More videos failed than the threshold allows."""
     counted: dict[str, int] = field(default_factory=dict)
     """What was done to the stored videos that their users should know of, and how often."""
+    warned: int = 0
+    """Warnings of stored videos ..."""
+    warnings: tuple[str, ...] = ()
+    """... the first of them; warnings.jsonl has all."""
     noted: dict[str, list[str]] = field(default_factory=dict)
     """What else is to be told of the videos, and the names of those that it is true of."""
 
@@ -154,6 +158,7 @@ def make_shards(
             raise InputError(f"{source}: none of the videos can be used{first}")
         lengths = _lengths_differ(shards, indexes, provenance.clip_length)
         folder.write_lengths(lengths)
+        warnings = folder.write_warnings(indexes)
         rows = plan.rows(current)
         manifest = write_manifest(output, split, provenance, rows, indexes)
         totals = manifest["totals"]
@@ -183,6 +188,8 @@ def make_shards(
             encoder_utilisation=progress.utilisation,
             failed=sum(len(index["failures"]) for index in current)
             > config.threshold * rows["videos"],
+            warned=len(warnings),
+            warnings=tuple(warnings[:NAMED]),
             noted=plan.noted(),
         )
         write_json(output / "summary.json", dataclasses.asdict(summary))

@@ -115,6 +115,15 @@ class JobFolder:
             write_text(path, "".join(f"{row}\n" for row in rows))
         return len(cut)
 
+    def write_warnings(self, indexes: Sequence[dict[str, Any]]) -> list[str]:
+        """warnings.jsonl: what is odd about stored videos; returns the lines to be told."""
+        path = self._output / "warnings.jsonl"
+        odd = [each for index in indexes for each in index.get("warnings", ())]
+        if odd or path.is_file():
+            rows = [json.dumps(each, ensure_ascii=False) for each in odd]
+            write_text(path, "".join(f"{row}\n" for row in rows))
+        return [each["warning"] for each in odd]
+
     def write_lengths(self, rows: Sequence[dict[str, Any]]) -> None:
         """lengths.jsonl: stored videos whose length is not the annotated one."""
         path = self._output / "lengths.jsonl"

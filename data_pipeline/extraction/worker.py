@@ -50,6 +50,7 @@ class Extractor:
         self._caption: dict[str, str] = {}
         self._durations: dict[str, float] = {}
         self._unread: dict[str, list[tuple[int | str, int]]] = {}  # of a video: qid, tokens
+        self._warnings: dict[str, tuple[str, ...]] = {}
         self._spent = Seconds()
         self._waited = 0.0
         self._mark = 0.0
@@ -79,6 +80,7 @@ class Extractor:
         results: dict[str, Sample | Failure] = {}
         failures: list[Failure] = []
         unread: list[tuple[int | str, int]] = []
+        warnings: list[tuple[str, str]] = []
         with ShardWriter(self._output, shard.name) as writer:
             for vid, result in self._encoder.encode_clips(self._pieces(jobs)):
                 if isinstance(result, InputError):
@@ -96,9 +98,12 @@ class Extractor:
                         with self._writing():
                             writer.add(ready)
                         unread += self._unread.pop(ready.vid, [])
+                        warnings += (
+                            (ready.vid, line) for line in self._warnings.pop(ready.vid, ())
+                        )
                 yield dataclasses.replace(done, seconds=self._take_seconds())
             with self._writing():
-                writer.commit(failures, unread)
+                writer.commit(failures, unread, warnings=warnings)
         yield self._take_seconds()
 
     def _jobs(
@@ -118,14 +123,14 @@ class Extractor:
             yield sample.vid, sample.shows
 
     def _pieces(self, jobs: Iterable[Job]) -> Iterator[tuple[str, Frames | InputError | None]]:
-        """What the decoders send, as the encoder takes it; notes durations and times."""
+        """What the decoders send, as the encoder takes it; notes the rest of what they say."""
         began = time.perf_counter()
         for vid, word in self._decoders.decode(jobs):
             self._waited += time.perf_counter() - began
             if isinstance(word, Failure):
                 yield vid, VideoError(word.cause, word.kind)
             elif isinstance(word, Decoded):
-                self._durations[vid] = word.duration
+                self._durations[vid], self._warnings[vid] = word.duration, word.warnings
                 self._spent.decode += word.seconds
                 yield vid, None
             else:

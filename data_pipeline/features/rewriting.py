@@ -47,13 +47,17 @@ def rewrite_shard(
     while samples are changed. Returns the new index.
     """
     kept = [(qid, count) for qid, count in index.get("unread", ())] if unread is None else unread
+    left: set[str] = set()
     with ShardWriter(folder, index["name"]) as writer:
         for sample in read_samples(folder, index, clip_length):
             changed = change(sample)
             if changed is not None:
                 writer.add(changed)
+                left.add(changed.vid)
         failures = [Failure(**each) for each in index["failures"]]
-        return writer.replace(failures, kept, index.get("counted", {}))
+        odd = [(each["vid"], each["warning"]) for each in index.get("warnings", ())]
+        warnings = [each for each in odd if each[0] in left]
+        return writer.replace(failures, kept, index.get("counted", {}), warnings)
 
 
 def finish_rewriting(folder: Location) -> None:

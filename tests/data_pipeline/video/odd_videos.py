@@ -1,5 +1,6 @@
 """Small videos as people have them, frame n of which is grey of `grey_of(n)`."""
 
+import struct
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -127,6 +128,17 @@ def write_wrapped(path: Path) -> Path:
     """40 frames; after a second the 33 bits of the clock run over."""
     whole = write_video(path.with_suffix(".whole.ts"), 40, g="10", bf="2")
     return copy(whole, path, later=2**33 - 3 * 90_000, mpegts_copyts="1")
+
+
+def write_stale(path: Path) -> Path:
+    """40 frames in FLV or Matroska; the header claims an hour."""
+    write_video(path)
+    data = bytearray(path.read_bytes())
+    flv = path.suffix == ".flv"
+    place = data.index(b"duration") + 9 if flv else data.index(b"\x44\x89\x88") + 3
+    data[place : place + 8] = struct.pack(">d", 3600.0 if flv else 3_600_000.0)
+    path.write_bytes(data)
+    return path
 
 
 def write_wide_pixels(path: Path, picture: Callable[[int], Any] | None = None) -> Path:

@@ -1,6 +1,5 @@
 """A video's frames are what its decoder shows, each at its time: told by their grey levels."""
 
-import struct
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +17,7 @@ from tests.data_pipeline.video.odd_videos import (
     copy,
     write_fields,
     write_joined,
+    write_stale,
     write_trimmed,
     write_wide_pixels,
     write_wrapped,
@@ -229,18 +229,9 @@ def test_texts_that_are_not_utf8_are_no_matter(tmp_path: Path) -> None:
         assert shown(path) == list(range(10)), container
 
 
-def test_a_stale_length_of_a_whole_file_is_a_warning(tmp_path: Path, make_video: MakeVideo) -> None:
-    flv = make_video(tmp_path / "v.flv")
-    data = bytearray(flv.read_bytes())
-    place = data.index(b"duration") + 9
-    data[place : place + 8] = struct.pack(">d", 3600.0)
-    flv.write_bytes(data)
-    mkv = make_video(tmp_path / "v.mkv")
-    told = bytearray(mkv.read_bytes())
-    place = told.index(b"\x44\x89\x88") + 3
-    told[place : place + 8] = struct.pack(">d", 3_600_000.0)
-    mkv.write_bytes(told)
-    for path in (flv, mkv):
+def test_a_stale_length_of_a_whole_file_is_a_warning(tmp_path: Path) -> None:
+    for container in ("flv", "mkv"):
+        path = write_stale(tmp_path / f"v.{container}")
         assert shown(path) == list(range(40))
         (warning,) = VideoFile(path).warnings
         assert "claims 3600.0 s" in warning
