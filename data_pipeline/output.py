@@ -6,6 +6,7 @@ may lie in a store through `data_pipeline.storage`, which takes its names and it
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import uuid
@@ -60,13 +61,14 @@ def whole(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_beside(path)
         # Nobody's link or file of that name is written through.
-        temporary.touch(exist_ok=False)
-        try:
-            yield temporary
-            temporary.replace(path)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as held:
+            hold_temporary(held)
+            try:
+                yield temporary
+                temporary.replace(path)
+            finally:
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -144,15 +146,46 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{start}.{uuid.uuid4().hex}{TEMPORARY}")
 
 
+def hold_temporary(file: IO[bytes]) -> None:
+    """Let others see that a temporary file has a living writer, where the file system has locks."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove the temporary files of killed writers from a folder, or those of one file's name.
+
+    What somebody is writing stays, and so does everything where there are no locks to tell.
+    """
+    begin = temporary_beside(folder / name).name[:-_LENGTH] if name is not None else "."
+    with contextlib.suppress(OSError):
+        for left in os.listdir(folder):
+            if not (left.startswith(begin) and _OURS.search(left)):
+                continue
+            with contextlib.suppress(OSError):
+                descriptor = os.open(folder / left, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(folder / left)
+                finally:
+                    os.close(descriptor)
+
+
+_OURS = re.compile(r"\.[0-9a-f]{32}\.tmp\Z")
+_LENGTH = len(uuid.uuid4().hex + TEMPORARY)
+
+
 def check_file(path: Path) -> None:
     """Raise InputError unless a file of this name can be written; nothing is left behind.
 
-    To be asked before the work whose result it is. (Whether there will be room is not known.)
+    What killed writers left of it is removed. To be asked before the work whose result it is.
+    (Whether there will be room is not known.)
     """
     _check(path, path)
     with writing(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    sweep(path.absolute().parent, path.name)
     device = path.absolute().parent in (Path("/dev"), Path("/proc/self/fd"), Path("/dev/fd"))
     if device or (path.exists() and not path.is_file()):
         raise InputError(f"{path}: is no file that could be replaced; name one")
@@ -160,8 +193,9 @@ def check_file(path: Path) -> None:
 
 def check_folder(path: Path) -> None:
     """Raise InputError unless files can be written into a folder of this name, which may have to be
-    made; nothing is left behind."""
+    made; nothing is left behind, not what killed writers left there either."""
     _check(path / "file", path)
+    sweep(path)
 
 
 def _check(path: Path, named: Path) -> None:

@@ -17,7 +17,7 @@ from typing import IO, Any, TypeAlias, cast
 import fsspec
 
 from data_pipeline.errors import InputError
-from data_pipeline.output import TEMPORARY, fault, temporary_beside
+from data_pipeline.output import TEMPORARY, fault, hold_temporary, temporary_beside
 
 PART = 16 * 2**20
 """Bytes of one part of a multipart upload, and of one request when a file is read in order."""
@@ -222,6 +222,7 @@ class NewFile:
         if location.local:
             self._path = temporary_beside(location.local)
             self._file: Any = self._path.open("xb")
+            hold_temporary(self._file)
         else:
             self._file = location._store.open(
                 str(location), "wb", autocommit=False, block_size=PART

@@ -1,5 +1,6 @@
 """Ground the same sentences in many videos: resumable, one file per video, faults counted."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from data_pipeline.errors import InputError, told
-from data_pipeline.output import NotWritten, make_folder, write_text
+from data_pipeline.output import LONGEST, NotWritten, make_folder, sweep, write_text
 from data_pipeline.untrusted import read_json, read_text, readable, reading, shown
 from data_pipeline.video.names import is_video
 from trainer.cli import terminal
@@ -90,6 +91,8 @@ def predict_batch(
     `FAILURES`, and the rest goes on.
     """
     make_folder(output)
+    for folder in {place(output, name).parent for name in videos}:
+        sweep(folder)
     made = {"model": str(model), **_identity(grounder, model)}
     before = {name: _result(place(output, name)) for name in videos}
     todo = [name for name in videos if not _is_of(before[name], videos[name], made, sentences)]
@@ -176,8 +179,13 @@ def to_json(
 
 
 def place(output: Path, name: str) -> Path:
-    """Where the results of the video of this name are kept."""
-    return output / f"{name}.json"
+    """Where the results of the video of this name are kept; too long a name is cut."""
+    path = output / f"{name}.json"
+    if len(os.fsencode(path.name)) > LONGEST:
+        begin = os.fsencode(path.name)[: LONGEST - 32].decode(errors="ignore")
+        digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()
+        path = path.with_name(f"{begin}.{digest[:16]}.json")
+    return path
 
 
 def _version(video: Path) -> dict[str, int]:

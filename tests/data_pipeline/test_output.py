@@ -43,6 +43,36 @@ def test_what_fails_inside_leaves_the_file_of_before_and_nothing_beside_it(tmp_p
     assert (tmp_path / "a").read_text() == "before"
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from data_pipeline.output import whole
+with whole(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def kill_a_writer_of(path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-c", KILLED, path], env=environment, check=False)
+
+
+def test_what_killed_writers_left_goes_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    for name in ("a[1]", "b"):
+        kill_a_writer_of(tmp_path / name)
+    (tmp_path / ".mine.tmp").touch()
+    assert len(os.listdir(tmp_path)) == 3
+    with whole(tmp_path / "a[1]") as written:
+        check_file(tmp_path / "a[1]")
+        others = [name for name in os.listdir(tmp_path) if name != written.name]
+        assert {name[:3] for name in others} == {".b.", ".mi"}
+        check_folder(tmp_path)
+        assert set(os.listdir(tmp_path)) == {written.name, ".mine.tmp"}
+        written.write_text("whole")
+    assert set(os.listdir(tmp_path)) == {"a[1]", ".mine.tmp"}
+
+
 def test_nobodys_link_is_written_through(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "a").symlink_to("mine")

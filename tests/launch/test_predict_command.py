@@ -40,19 +40,6 @@ def grounder(monkeypatch: pytest.MonkeyPatch) -> FakeGrounder:
     return fake
 
 
-@pytest.fixture
-def film(tmp_path: Path) -> Path:
-    path = tmp_path / "film.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=5)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for i in range(30):
-            picture = np.full((48, 64, 3), 5 * i, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
-        container.mux(stream.encode())
-    return path
-
-
 def test_words_and_paths_come_out_as_they_were_typed(
     grounder: FakeGrounder, film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
