@@ -10,6 +10,8 @@ from data_pipeline.untrusted import shown
 
 MOST = 1 << 20
 """Of what is counted: pairs of a batch, lanes, frames."""
+LONGEST = 1 << 16
+"""Clips or tokens that a configuration may pad to."""
 MOST_WORKERS = 4096
 """Of what runs at the same time."""
 
@@ -313,7 +315,8 @@ class OrderConfig:
         lanes: canonical number of lanes; every world size must divide it
         window: pairs of a lane that are shuffled among each other; bounds what a lane may hold at
             once, and spreads the queries of one video
-        bucket: serve pairs of similar length together, within the windows
+        bucket: serve pairs of similar length together: rounds of lanes x window pairs, each of
+            videos about as long; a smaller round pads less, and has fewer videos in a batch
     """
 
     lanes: int = 64
@@ -324,6 +327,43 @@ class OrderConfig:
         if self.lanes < 1 or self.window < 1:
             raise ValueError("order.lanes and order.window must be at least 1")
         at_most(MOST, data__order__lanes=self.lanes)
+
+
+@dataclass(frozen=True)
+class ShapesConfig:
+    """To which lengths batches are padded, so that compiled code meets few shapes.
+
+    A length takes the first of its list that is not below it, beyond the last a multiple of that:
+    [32] pads to multiples of 32. An empty list pads to the longest of the batch. Padding changes no
+    loss and no prediction but by rounding; the elements that dropout hits are others.
+
+    Attributes:
+        clips: lengths of videos
+        tokens: lengths of sentences
+        windows: numbers of ground-truth windows
+    """
+
+    clips: tuple[int, ...] = ()
+    tokens: tuple[int, ...] = ()
+    windows: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("clips", "tokens", "windows"):
+            sizes = getattr(self, name)
+            if list(sizes) != sorted(set(sizes)) or min(sizes, default=1) < 1:
+                raise ValueError(
+                    f"data.shapes.{name} {list(sizes)} must be numbers from 1 on, each above the "
+                    "one before"
+                )
+            at_most(LONGEST, **{f"data__shapes__{name}": max(sizes, default=1)})
+
+
+def padded(length: int, sizes: tuple[int, ...]) -> int:
+    """What `length` is padded to: see `ShapesConfig`."""
+    if not sizes:
+        return length
+    fitting = [size for size in sizes if size >= length]
+    return fitting[0] if fitting else -(-length // sizes[-1]) * sizes[-1]
 
 
 @dataclass(frozen=True)
@@ -379,6 +419,7 @@ class DataConfig:
         provenance: what the features must have been made with, by the names of the manifest's
             provenance: {video_encoder: internvideo2-1b, clip_length: 2.0}; anything else is free
         order: in which order pairs are served
+        shapes: to which lengths batches are padded
         reading: how a process reads them
     """
 
@@ -399,6 +440,7 @@ class DataConfig:
     folds: int = 5
     provenance: dict[str, Any] = field(default_factory=dict)
     order: OrderConfig = field(default_factory=OrderConfig)
+    shapes: ShapesConfig = field(default_factory=ShapesConfig)
     reading: ReadingConfig = field(default_factory=ReadingConfig)
 
     def __post_init__(self) -> None:

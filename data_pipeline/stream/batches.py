@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from data_pipeline.annotations import Annotation
+from data_pipeline.config import padded
 
 
 @dataclass
@@ -121,8 +122,9 @@ class BatchBuffer:
         self._clip_lengths.append(clip_length)
         self._repeated.append(repeated)
 
-    def finish(self, damaged: list[str]) -> PairBatch:
-        """The batch with its training targets; `damaged` is what was replaced in it."""
+    def finish(self, damaged: list[str], widths: tuple[int, ...] = ()) -> PairBatch:
+        """The batch with its training targets, N of which is padded to one of `widths`; `damaged`
+        is what was replaced in it."""
         # In NumPy, whose calls cost less than torch's on arrays this small.
         clips, tokens = self._video.shape[1], self._text.shape[1]
         video_length, text_length = np.array(self._lengths).T  # (B,), (B,)
@@ -137,7 +139,8 @@ class BatchBuffer:
         counts = np.array([len(of_row) for of_row in targets])
         row = np.repeat(np.arange(len(counts)), counts)
         edges = [window for of_row in targets for window in of_row]
-        windows = np.zeros((len(counts), max(1, counts.max()), 2), dtype=np.float32)
+        width = padded(max(1, int(counts.max())), widths)
+        windows = np.zeros((len(counts), width, 2), dtype=np.float32)
         window_mask = np.arange(windows.shape[1]) < counts[:, None]
         windows[window_mask] = target_windows(
             np.array(edges, dtype=np.float64).reshape(-1, 2), video_length[row], clip_length[row]

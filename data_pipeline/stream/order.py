@@ -16,6 +16,11 @@ from data_pipeline.config import OrderConfig
 
 Ints = NDArray[np.int64]
 
+POOL = 32
+"""Rounds that are sorted by length together."""
+NEAR = 0.1
+"""Part of its length by which a video may count as shorter."""
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -52,21 +57,25 @@ def epoch_order(pairs: Pairs, config: OrderConfig, seed: int, epoch: int) -> Ord
 
     Shards are shuffled, then the samples within each shard; the resulting run of pairs is cut into
     `lanes` equal pieces (lengths differ by one at most), each lane shuffles within its windows, and
-    the lanes are interleaved. Seeded through NumPy's SeedSequence, never through `hash`, whose
-    values differ from one interpreter to the next.
+    the lanes are interleaved. With `bucket` the run is first put in rounds of videos alike in
+    length, and each round is dealt to the lanes, one window a lane. Seeded through NumPy's
+    SeedSequence, never through `hash`, whose values differ from one interpreter to the next.
     """
     random = np.random.default_rng([seed, epoch])
     count, lanes = len(pairs), config.lanes
     shard_rank = random.permutation(int(pairs.shard.max()) + 1)
     sample_rank = random.permutation(int(pairs.sample.max()) + 1)
     run = np.lexsort((pairs.query, sample_rank[pairs.sample], shard_rank[pairs.shard]))
-
-    # Lane c holds positions c, c + C, c + 2 C, ...; so the first (count mod C) lanes are longer.
-    # Neighbouring pieces of the run may share a video; a permutation keeps them apart.
-    lane_of_piece = random.permutation(lanes)
-    lengths = count // lanes + (lane_of_piece < count % lanes)
-    lane = np.repeat(lane_of_piece, lengths)
-    place = np.arange(count) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    if config.bucket:
+        size = lanes * config.window
+        run = _by_length(run, pairs, sample_rank, size, random)
+        rounds = [
+            _pieces(min(size, count - start), lanes, random) for start in range(0, count, size)
+        ]
+        lane = np.concatenate([lane for lane, _ in rounds])
+        place = np.concatenate([place + config.window * r for r, (_, place) in enumerate(rounds)])
+    else:
+        lane, place = _pieces(count, lanes, random)
     window = place // config.window
 
     draw = random.random(count)
@@ -84,6 +93,40 @@ def epoch_order(pairs: Pairs, config: OrderConfig, seed: int, epoch: int) -> Ord
     ordered[position] = run[within]
     windows[position] = window[within]
     return Order(ordered, windows, lanes)
+
+
+def _pieces(count: int, lanes: int, random: np.random.Generator) -> tuple[Ints, Ints]:
+    """A run of `count` pairs cut in one piece a lane: the lane of each, and its place there."""
+    # Lane c holds positions c, c + C, c + 2 C, ...; so the first (count mod C) lanes are longer.
+    # Neighbouring pieces of the run may share a video; a permutation keeps them apart.
+    lane_of_piece = random.permutation(lanes)
+    lengths = count // lanes + (lane_of_piece < count % lanes)
+    place = np.arange(count) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return np.repeat(lane_of_piece, lengths), place
+
+
+def _by_length(
+    run: Ints, pairs: Pairs, sample_rank: Ints, size: int, random: np.random.Generator
+) -> Ints:
+    """The run in rounds of `size` pairs whose videos are about as long, in random order; in a round
+    the pairs of a video follow each other. The last round is what is left over.
+
+    Only `POOL` neighbouring rounds of the run are sorted together, so that what is read at a time
+    lies in few shards. Lengths count as a little shorter than they are, by another part in every
+    epoch, so that it is not always the same videos that meet.
+    """
+    seen = pairs.clips * (1 - NEAR * random.random(len(sample_rank)))[pairs.sample]
+    sorted_run = np.empty_like(run)
+    for start in range(0, len(run), POOL * size):
+        pool = run[start : start + POOL * size]
+        pool = pool[np.lexsort((sample_rank[pairs.sample[pool]], seen[pool]))]
+        full, rest = divmod(len(pool), size)
+        at = size * int(random.integers(full + 1))  # what is left over may be of any length
+        whole = np.delete(pool, slice(at, at + rest)).reshape(full, size)
+        whole = whole[random.permutation(full)]
+        sorted_run[start : start + len(pool)] = np.append(whole, pool[at : at + rest])
+    number = np.arange(len(run)) // size
+    return sorted_run[np.lexsort((sample_rank[pairs.sample[sorted_run]], number))]
 
 
 def _shared_shuffle(length: int, window: int, random: np.random.Generator) -> Ints:

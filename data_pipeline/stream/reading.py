@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
-from data_pipeline.config import ReadingConfig
+from data_pipeline.config import ReadingConfig, ShapesConfig, padded
 from data_pipeline.errors import InputError
 from data_pipeline.features.samples import Damaged
 from data_pipeline.features.shards import FeatureSet
@@ -56,11 +56,13 @@ class Dropout:
 
 @dataclass(frozen=True)
 class Serving:
-    """Batches `batches` of `size` pairs of an order, and what is done to their pairs."""
+    """Batches `batches` of `size` pairs of an order, to what they are padded, and what is done to
+    their pairs."""
 
     order: Order
     size: int
     batches: range
+    shapes: ShapesConfig
     dropout: Dropout | None = None
     skip_damaged: bool = False
 
@@ -132,15 +134,20 @@ class _Reader:
     def read(self, positions: Ints, start: int, stop: int, empty: Empty) -> PairBatch:
         """The next of this share's positions, which lie in the global batch [start, stop).
 
-        All ranks pad to the longest of the global batch, so that every rank may stand in for a
-        damaged pair with the same other one.
+        All ranks pad to the longest of the global batch, or to the configured length above it, so
+        that every rank may stand in for a damaged pair with the same other one.
         """
         of_batch = self._pair(np.arange(start, stop))
         clips = int(self._pairs.clips[of_batch].max())
         tokens = int(self._pairs.tokens[of_batch].max())
-        features, damaged = self._features, list[str]()
+        features, damaged, shapes = self._features, list[str](), self._serving.shapes
         buffer = BatchBuffer(
-            len(positions), clips, tokens, features.video_shape, features.text_shape, empty
+            len(positions),
+            padded(clips, shapes.clips),
+            padded(tokens, shapes.tokens),
+            features.video_shape,
+            features.text_shape,
+            empty,
         )
         for position in positions.tolist():
             repeated = position >= len(self._order)
@@ -153,7 +160,7 @@ class _Reader:
                     raise
                 damaged.append(str(error))
                 self._replace(buffer, position, clips, tokens)
-        return buffer.finish(damaged)
+        return buffer.finish(damaged, shapes.windows)
 
     def _fill(
         self, buffer: BatchBuffer, pair: int, repeated: bool, visit_number: int | None, last: bool

@@ -138,14 +138,18 @@ class PairStream:
         order = epoch_order(self.pairs, config.order, self._seed, epoch)
         dropout = Dropout(config.clip_dropout, config.text_dropout, self._seed, epoch)
         batches = range(start, self.steps)
-        return self._serve(Serving(order, config.batch_size, batches, dropout, config.skip_damaged))
+        return self._serve(
+            Serving(order, config.batch_size, batches, config.shapes, dropout, config.skip_damaged)
+        )
 
     def evaluate(self) -> Iterator[PairBatch]:
         """Every pair once; the last batch is filled up with rows that are marked as repeated."""
-        size = self._config.eval_batch_size
-        order = storage_order(len(self.pairs), self._config.order.lanes)
+        config, size = self._config, self._config.eval_batch_size
+        order = storage_order(len(self.pairs), config.order.lanes)
         batches = range(-(-len(self.pairs) // size))
-        return self._serve(Serving(order, size, batches, skip_damaged=self._config.skip_damaged))
+        return self._serve(
+            Serving(order, size, batches, config.shapes, skip_damaged=config.skip_damaged)
+        )
 
     def _serve(self, serving: Serving) -> Iterator[PairBatch]:
         share = Share(self._rank, self._world)

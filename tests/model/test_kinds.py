@@ -99,20 +99,28 @@ def test_a_pair_gives_in_a_batch_what_it_gives_alone(name):
         close(found(alone, 0, clips), found(together, row, clips))
 
 
-def test_padding_changes_neither_predictions_nor_losses(name):
+def test_padding_changes_neither_predictions_nor_losses_nor_gradients(name):
     model, inputs = small(name).train(), draw(CLIPS, WORDS)
-    results = []
+    results, gradients = [], []
     for given in (inputs, padded(inputs, 3, 2)):
         prediction = model(*given)
         wanted = targets(inputs[1])
         missing = given[1].shape[1] - inputs[1].shape[1]
         for key in ("saliency", "video_mask"):
             wanted[key] = torch.nn.functional.pad(wanted[key], (0, missing))
-        _, losses = objective(model)(prediction, **wanted)
+        more = 3 * (given is not inputs)  # windows
+        wanted["windows"] = torch.nn.functional.pad(wanted["windows"], (0, 0, 0, more), value=0.7)
+        wanted["window_mask"] = torch.nn.functional.pad(wanted["window_mask"], (0, more))
+        total, losses = objective(model)(prediction, **wanted)
+        model.zero_grad()
+        total.backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
         results.append([found(prediction, row, clips) for row, clips in enumerate(CLIPS)])
         results.append(losses)
     close(results[2], results[0])
     close(results[3], results[1])
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
 
 
 def objective(model: GroundingModel) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:

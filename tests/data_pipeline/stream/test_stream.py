@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from data_pipeline.annotations import read_annotations
-from data_pipeline.config import DataConfig, OrderConfig, ReadingConfig
+from data_pipeline.config import DataConfig, OrderConfig, ReadingConfig, ShapesConfig, padded
 from data_pipeline.errors import InputError
 from data_pipeline.features.shards import FeatureSet
 from data_pipeline.features.writing import ShardWriter, write_manifest
@@ -53,6 +53,50 @@ def test_wrapping_fills_the_last_batch_with_the_first_pairs_of_the_epoch(feature
     assert len(served) == 40
     assert len(set(served)) == 33
     assert served[33:] == served[:7]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sizes"),
+    [
+        ({"clips": (4, 9, 40), "tokens": (6,), "windows": (3,)}, {"clips": {9, 40}, "tokens": {6}}),
+        ({"clips": (7,)}, {"clips": {7, 14, 21}}),
+    ],
+)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_padded_to_the_configured_shapes_and_hold_the_same(
+    features, changes, sizes, workers
+):
+    plain = list(stream(features, workers=workers).train(0))
+    shaped = stream(features, workers=workers, shapes=ShapesConfig(**changes))
+    found = {"clips": set(), "tokens": set(), "windows": set()}
+    for before, after in zip(plain, shaped.train(0), strict=True):
+        assert qids(before) == qids(after)
+        for name, tensor in after.tensors().items():
+            was = before.tensors()[name]
+            assert torch.equal(tensor[tuple(map(slice, was.shape))], was)
+            assert tensor.count_nonzero() == was.count_nonzero()  # padding is zero, and masked
+        found["clips"].add(after.video.shape[1])
+        found["tokens"].add(after.text.shape[1])
+        found["windows"].add(after.windows.shape[1])
+    for name, allowed in sizes.items():
+        assert found[name] <= allowed
+    if "windows" in changes:
+        assert found["windows"] == {3}
+    assert {batch.video.shape[1] for batch in shaped.evaluate()} <= sizes["clips"]
+
+
+@pytest.mark.parametrize(
+    ("length", "sizes", "result"),
+    [(5, (), 5), (5, (5, 9), 5), (6, (5, 9), 9), (10, (5, 9), 18), (1, (32,), 32), (65, (32,), 96)],
+)
+def test_beyond_the_last_configured_length_its_multiples_follow(length, sizes, result):
+    assert padded(length, sizes) == result
+
+
+@pytest.mark.parametrize("sizes", [(0,), (5, 5), (9, 5), (-1, 4), (1 << 17,)])
+def test_lengths_that_are_no_list_of_growing_lengths_are_refused(sizes):
+    with pytest.raises(ValueError, match=r"data\.shapes\.tokens"):
+        ShapesConfig(tokens=sizes)
 
 
 @pytest.mark.parametrize("world", [2, 4])
