@@ -155,11 +155,19 @@ def tell(summary: "Summary", config: JobConfig) -> None:
             "names them",
             style="yellow",
         )
+    if summary.left_out:
+        first = next(row["cause"] for row in read_failures(config.output) if "qid" in row)
+        CONSOLE.print(
+            f"{summary.left_out} of {summary.left_out + summary.queries} queries of stored videos "
+            f"have no features that can be used, and are left out; the first: {first}; "
+            f"{Location(config.output) / 'failures.jsonl'} has all",
+            style="yellow",
+        )
     failed = sum(summary.failures.values())
     if not failed:
         return
     causes = ", ".join(f"{count} {kind}" for kind, count in summary.failures.items())
-    rows = [row["cause"] for row in read_failures(config.output)]
+    rows = [row["cause"] for row in read_failures(config.output) if "qid" not in row]
     lines = [f"{failed} of {summary.videos} VIDEOS FAILED: {causes}", *rows[:CAUSES_SHOWN]]
     if failed > CAUSES_SHOWN:
         lines.append(f"… and {failed - CAUSES_SHOWN} more")

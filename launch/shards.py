@@ -121,7 +121,10 @@ def tell_statistics(features: FeatureSet) -> None:
         "text shape": _axes("T", *features.text_shape),
         **features.provenance.summary(),
     }
-    failures = Counter(row["kind"] for row in read_failures(features.folder))
+    failures = Counter(
+        f"{row['kind']}, a query" if "qid" in row else row["kind"]
+        for row in read_failures(features.folder)
+    )
     rows["failures"] = ", ".join(f"{n} {kind}" for kind, n in failures.items()) or "none"
     for name, value in rows.items():
         table.add_row(name, value)

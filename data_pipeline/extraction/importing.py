@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,26 @@ from data_pipeline.video.video import clip_count
 LOOKED_AT = 1000
 """Videos whose files are looked for until some are found."""
 
+MEASURED = 20
+"""Videos whose lengths are compared with the annotations' before anything is written ..."""
+
+MOST = 3
+"""... of which at least so many, and most, differ where the clip length is wrong."""
+
 
 def import_features(
     config: ImportConfig, report: Callable[[Progress], None] = lambda _: None
 ) -> Summary:
     """Make what is missing of a feature set; `report` is called about once a second.
 
-    A video whose features or whose queries' features are missing or unusable is recorded as failed.
-    Raises InputError for bad inputs and for an output folder that holds another set.
+    A video whose features are missing or unusable is recorded as failed, and so is a query, with
+    its video where it has no other. Raises InputError for bad inputs, for a clip length that most
+    videos do not have, and for an output folder that holds another set.
     """
     annotations = read_annotations(config.annotations)
     source = find_streams(config, annotations)
     provenance = provenance_of(config, source, annotations)
+    check_lengths(config, source, annotations)
 
     def workers() -> Workers:
         cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
@@ -121,6 +130,38 @@ def _first(config: ImportConfig, source: Source, annotations: Sequence[Annotatio
     raise InputError(f"{folder}: none of the videos can be used; the first: {problem}")
 
 
+def check_lengths(config: ImportConfig, source: Source, annotations: Sequence[Annotation]) -> None:
+    """Raise InputError if the rows of most videos do not cover their durations.
+
+    A few videos of other lengths are what every released set has; most, a wrong clip length.
+    """
+    if config.spread:
+        return
+    durations = {row.vid: row.duration for row in annotations}
+    measured, other, first = 0, 0, ""
+    for vid, seconds in islice(durations.items(), LOOKED_AT):
+        try:
+            rows = [stream.read(Names(vid)).found for stream in source.streams]
+        except FeatureFileError:
+            continue
+        expected = clip_count(seconds, config.clip_length)
+        nearest = min(rows, key=lambda count: abs(count - expected))
+        measured += 1
+        if _differ(nearest, expected):
+            other += 1
+            place = source.streams[0].paths(Names(vid))[0]
+            first = first or (
+                f"{place}: {nearest} clips of {config.clip_length:g} s, the annotations say "
+                f"{seconds:g} s"
+            )
+        if measured == MEASURED:
+            break
+    if other >= MOST and 2 * other > measured:
+        raise InputError(
+            f"{first}, and so on for {other} of {measured} videos; is clip_length right?"
+        )
+
+
 class Importer:
     """Makes shards of one split, one at a time."""
 
@@ -143,13 +184,15 @@ class Importer:
             for video in shard.videos:
                 began = time.perf_counter()
                 of_video, cut = Counter[str](), list[tuple[int | str, int]]()
+                left_out: list[Failure] = []
                 try:
-                    sample = self._sample(video, of_video, cut)
+                    sample = self._sample(video, of_video, cut, left_out)
                 except FeatureFileError as error:
                     failures.append(Failure(video.vid, error.kind, str(error)))
                     yield VideoDone(video.vid, failure=failures[-1])
                     continue
                 counted += of_video
+                failures += left_out
                 unread += cut
                 read = time.perf_counter()
                 writer.add(sample)
@@ -164,22 +207,38 @@ class Importer:
         return join(self._source.streams, names, counted)
 
     def _sample(
-        self, video: PlannedVideo, counted: Counter[str], unread: list[tuple[int | str, int]]
+        self,
+        video: PlannedVideo,
+        counted: Counter[str],
+        unread: list[tuple[int | str, int]],
+        failures: list[Failure],
     ) -> Sample:
-        """The sample of a video; what was done to it is counted, sentences cut go to `unread`."""
+        """The sample of a video; what was done to it is counted, sentences cut go to `unread`.
+
+        Queries that cannot be used are left out and go to `failures`, unless all are: then the
+        video is what fails.
+        """
         features, found = self.joined(Names(video.vid), counted)
         annotated = video.annotations[0].duration
-        features, duration = self._timed(video.vid, features, found, annotated, counted)
+        features, duration = self._timed(features, found, annotated, counted)
         end = len(features) * self._config.clip_length
         behind = sum(min(w) >= end for row in video.annotations for w in row.windows or ())
         if behind:
             counted["windows behind the last row that was taken, which train nothing"] += behind
         texts: list[Half] = []
+        rows: list[Annotation] = []
         for row in video.annotations:
-            text, left = self._text(row, features.shape[1], counted)
+            try:
+                text, left = self._text(row, features.shape[1], counted)
+            except FeatureFileError as error:
+                failures.append(Failure(video.vid, error.kind, str(error), row.qid))
+                continue
             texts.append(text)
+            rows.append(row)
             if left:
                 unread.append((row.qid, left))
+        if not rows:
+            raise FeatureFileError(failures[-1].cause, failures[-1].kind)
         ends = np.cumsum([len(text) for text in texts]).tolist()
         return Sample(
             vid=video.vid,
@@ -189,7 +248,7 @@ class Importer:
             text=np.concatenate(texts),
             queries=tuple(
                 StoredQuery(annotation, (end - len(text), end))
-                for annotation, text, end in zip(video.annotations, texts, ends, strict=True)
+                for annotation, text, end in zip(rows, texts, ends, strict=True)
             ),
         )
 
@@ -209,7 +268,7 @@ class Importer:
         return half(f"query {row.qid}", values), read.found - len(values)
 
     def _timed(
-        self, vid: str, features: Half, found: list[int], annotated: float, counted: Counter[str]
+        self, features: Half, found: list[int], annotated: float, counted: Counter[str]
     ) -> tuple[Half, float]:
         """The features on the grid of clips, and the duration that they cover.
 
@@ -220,20 +279,18 @@ class Importer:
         if rows == expected and len(features) == rows:
             return features, annotated
         nearest = min(found, key=lambda count: abs(count - expected))
-        if abs(nearest - expected) > max(2, 0.1 * expected):
-            if self._config.spread:
-                counted["videos whose rows were spread over their duration"] += 1
-                return spread(features, annotated, clip_length), annotated
-            place = self._source.streams[0].paths(Names(vid))[0]
-            raise FeatureFileError(
-                f"{place}: {nearest} clips of {clip_length:g} s, the annotations say "
-                f"{annotated:g} s; is clip_length right?",
-                "other length",
-            )
+        if self._config.spread and _differ(nearest, expected):
+            counted["videos whose rows were spread over their duration"] += 1
+            return spread(features, annotated, clip_length), annotated
         if rows != expected:
             counted["videos of more or fewer rows than annotated"] += 1
             counted["rows more or fewer than annotated"] += abs(rows - expected)
         return features, len(features) * clip_length
+
+
+def _differ(rows: int, expected: int) -> bool:
+    """Whether a count of rows is another length, and not a rounding of the annotated one."""
+    return abs(rows - expected) > max(2, 0.1 * expected)
 
 
 def spread(features: Half, duration: float, clip_length: float) -> Half:

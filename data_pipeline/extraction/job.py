@@ -77,6 +77,8 @@ class Summary:
     """... are in shards."""
     failures: dict[str, int]
     """The others, by class of cause."""
+    left_out: int
+    """Queries of stored videos that are in no shard; failures.jsonl has them too."""
     queries: int
     clips: int
     bytes: int
@@ -167,6 +169,7 @@ def make_shards(
             videos=rows["videos"],
             stored=totals["videos"],
             failures=dict(Counter(f["kind"] for index in current for f in index["failures"])),
+            left_out=sum(len(index.get("left_out", ())) for index in current),
             queries=totals["queries"],
             clips=totals["clips"],
             bytes=totals["bytes"],

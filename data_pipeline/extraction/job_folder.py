@@ -93,7 +93,8 @@ class JobFolder:
         try:
             index = read_json(folder / f"{task.name}.json")
             file = folder / f"{task.name}.{suffix}"
-            if (self._retry_failed and index.get("failures")) or file.size() != index["bytes"]:
+            lacks = index.get("failures") or index.get("left_out")
+            if (self._retry_failed and lacks) or file.size() != index["bytes"]:
                 return False
             # What a store shows was uploaded whole. Reading terabytes again through one machine
             # could take longer than the work that is left; `launch.shards verify` does it.
@@ -102,9 +103,15 @@ class JobFolder:
             return False
 
     def write_failures(self, indexes: Sequence[dict[str, Any]]) -> None:
-        """failures.jsonl: every video that is in no shard, in order of the plan."""
-        rows = [json.dumps(f, ensure_ascii=False) for index in indexes for f in index["failures"]]
-        write_text(self._output / "failures.jsonl", "".join(f"{row}\n" for row in rows))
+        """failures.jsonl: every video, and query, that is in no shard, in order of the plan."""
+        write_text(
+            self._output / "failures.jsonl",
+            "".join(
+                f"{json.dumps(row, ensure_ascii=False)}\n"
+                for index in indexes
+                for row in [*index["failures"], *index.get("left_out", ())]
+            ),
+        )
 
     def write_unread(self, indexes: Sequence[dict[str, Any]]) -> int:
         """unread.jsonl: sentences that the encoder did not read to their end; returns how many."""

@@ -48,13 +48,17 @@ def rewrite_shard(
     """
     kept = [(qid, count) for qid, count in index.get("unread", ())] if unread is None else unread
     left: set[str] = set()
+    stored: set[int | str] = set()
     with ShardWriter(folder, index["name"]) as writer:
         for sample in read_samples(folder, index, clip_length):
             changed = change(sample)
             if changed is not None:
                 writer.add(changed)
                 left.add(changed.vid)
+                stored.update(query.annotation.qid for query in changed.queries)
         failures = [Failure(**each) for each in index["failures"]]
+        left_out = [Failure(**each) for each in index.get("left_out", ())]
+        failures += [each for each in left_out if each.vid in left and each.qid not in stored]
         odd = [(each["vid"], each["warning"]) for each in index.get("warnings", ())]
         warnings = [each for each in odd if each[0] in left]
         return writer.replace(failures, kept, index.get("counted", {}), warnings)

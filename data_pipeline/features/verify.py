@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,8 @@ class Fault:
 def verify(folder: Source, annotations: str | Path | None = None) -> Iterator[Fault]:
     """Read everything and yield what is wrong: hashes, shapes, values, clip counts, coverage.
 
-    With `annotations`, every row must be stored as it is, or its video recorded in failures.jsonl.
+    With `annotations`, every row must be stored as it is, or its video or its query recorded in
+    failures.jsonl.
     Raises InputError for a folder that is no feature set.
     """
     features = FeatureSet(folder, skip_damaged=True)
@@ -82,7 +84,9 @@ def _faults(sample: Sample, features: FeatureSet) -> Iterator[str]:
 def _coverage(
     folder: Source, annotations: str | Path, stored: dict[int | str, Annotation]
 ) -> Iterator[Fault]:
-    failed = {row["vid"] for row in read_failures(folder)}
+    rows = read_failures(folder)
+    failed = {row["vid"] for row in rows if "qid" not in row}
+    left_out = {row["qid"] for row in rows if "qid" in row}
     ids = known_as([*(a.vid for a in stored.values()), *failed])
     wanted = [replace(a, vid=ids.get(a.vid, a.vid)) for a in read_annotations(annotations)]
     for annotation in wanted:
@@ -90,14 +94,14 @@ def _coverage(
         if annotation.qid in stored:
             if stored[annotation.qid] != annotation:
                 yield Fault(where, "is stored with other contents")
-        elif annotation.vid not in failed:
+        elif annotation.vid not in failed and annotation.qid not in left_out:
             yield Fault(where, f"video {annotation.vid!r} is neither stored nor in failures.jsonl")
     for qid in stored.keys() - {annotation.qid for annotation in wanted}:
         yield Fault(str(folder), f"qid {qid!r} is stored and not in {annotations}")
 
 
-def read_failures(folder: Source) -> list[dict[str, str]]:
-    """Rows of failures.jsonl; none where there is no such file."""
+def read_failures(folder: Source) -> list[dict[str, Any]]:
+    """Rows of failures.jsonl, videos and, with a "qid", queries; none where there is no file."""
     path = Location(folder) / "failures.jsonl"
     if not path.is_file():
         return []
@@ -105,7 +109,8 @@ def read_failures(folder: Source) -> list[dict[str, str]]:
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         row = parse_json(line, f"{path}:{number}")
         named = isinstance(row, dict) and isinstance(row.get("vid"), str)
-        if not named or not isinstance(row.get("kind"), str):
+        asked = isinstance(row, dict) and row.get("qid", 0)
+        if not named or not isinstance(row.get("kind"), str) or not isinstance(asked, int | str):
             raise InputError(f"{path}:{number}: not a failure; remove this line")
         rows.append(row)
     return rows

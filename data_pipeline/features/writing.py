@@ -33,11 +33,15 @@ _BLOCK = tarfile.BLOCKSIZE
 
 @dataclass(frozen=True)
 class Failure:
-    """A video that is in no shard: its id, a class to count by, and the cause in one line."""
+    """A video that is in no shard: its id, a class to count by, and the cause in one line.
+
+    With a `qid`, it is that one of its queries that is in none.
+    """
 
     vid: str
     kind: str
     cause: str
+    qid: int | str | None = None
 
 
 def sample_key(vid: str) -> str:
@@ -183,8 +187,10 @@ class ShardWriter:
             "rows_checked": ROWS_CHECKED,
             "checksum": XXH3,
             "samples": [entry.to_json() for entry in self._entries],
-            "failures": [dataclasses.asdict(failure) for failure in failures],
+            "failures": [_row(failure) for failure in failures if failure.qid is None],
         }
+        if left_out := [_row(failure) for failure in failures if failure.qid is not None]:
+            index["left_out"] = left_out
         if unread:
             index["unread"] = [list(each) for each in unread]
         if counted:
@@ -206,6 +212,10 @@ class ShardWriter:
         self._file.write(data)
         self._hash.update(data)
         self._offset += len(data)
+
+
+def _row(failure: Failure) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(failure).items() if value is not None}
 
 
 def _plain(array: Half) -> Half:

@@ -10,9 +10,17 @@ import pytest
 from data_pipeline.annotations import read_annotations
 from data_pipeline.config import ImportConfig
 from data_pipeline.errors import InputError
-from data_pipeline.extraction.importing import Importer, find_streams, provenance_of
+from data_pipeline.extraction.importing import (
+    Importer,
+    check_lengths,
+    find_streams,
+    provenance_of,
+)
+from data_pipeline.extraction.job_folder import JobFolder
 from data_pipeline.extraction.plan import plan_shards
 from data_pipeline.extraction.pool import VideoDone
+from data_pipeline.features.rewriting import rewrite_shard
+from data_pipeline.features.samples import Sample
 from data_pipeline.features.shards import FeatureSet, Provenance, read_json
 from data_pipeline.features.verify import read_failures, verify
 from data_pipeline.features.writing import write_manifest
@@ -34,7 +42,7 @@ RANDOM = np.random.default_rng(0)
 
 @pytest.fixture
 def released(tmp_path: Path) -> Path:
-    """Six videos of two queries, one of them without its video, one with too few clips."""
+    """Six videos of two queries: one without its video, one of too few rows, one query without."""
     for name in ("vid_feats", "txt_feats"):
         (tmp_path / name).mkdir()
     rows: list[dict[str, Any]] = []
@@ -43,7 +51,8 @@ def released(tmp_path: Path) -> Path:
         for _ in range(2):
             qid = len(rows)
             text = RANDOM.normal(size=(5, 4 + qid, 16)).astype(np.float16)
-            np.savez(tmp_path / "txt_feats" / f"{qid}.npz", text_feats=text)
+            if qid != 11:
+                np.savez(tmp_path / "txt_feats" / f"{qid}.npz", text_feats=text)
             row = {"qid": qid, "query": f"query {qid}", "vid": vid, "duration": 20}
             rows.append(row | {"relevant_windows": [[0, 4]]})
         video = RANDOM.normal(size=(3 if number == 2 else 10, 5, 24)).astype(np.float16)
@@ -67,19 +76,25 @@ def test_released_features_become_a_whole_set_and_missing_videos_are_reported(
 ) -> None:
     assert import_features.main(arguments(released)) == 1  # a third is more than 5%
     printed = capsys.readouterr().out
-    assert "4 of 6 videos" in printed
-    assert "2 of 6 VIDEOS FAILED" in printed
+    assert "5 of 6 videos, 9 queries" in printed
+    assert "1 of 6 VIDEOS FAILED: 1 missing" in printed
+    assert "1 of 10 queries of stored videos have no features that can be used" in printed
+    assert "Video.2_0.0_20.0 (20 s annotated, about 6 s found)" in printed
+    assert "rows more or fewer than annotated: 7" in printed
     assert "read again, 0 faults" in printed
     features = FeatureSet(released / "features/train")
-    failures = {row["vid"]: row["kind"] for row in read_failures(released / "features/train")}
-    assert failures == {"Video.4_0.0_20.0": "missing", "Video.2_0.0_20.0": "other length"}
+    failures = [(row["vid"], row.get("qid"), row["kind"]) for row in read_failures(features.folder)]
+    assert sorted(failures, key=str) == [
+        ("Video.4_0.0_20.0", None, "missing"),
+        ("Video.5_0.0_20.0", 11, "missing"),
+    ]
     made = features.provenance
     assert "which encoders made them is not known: if they are those of sdst" in printed
     assert (made.video_encoder, made.text_encoder, made.frames_per_clip) == (*["unknown"] * 2, 0)
     assert (made.preset, made.preprocessing) == ("sdst", "imported")
     assert made.video_layers == made.text_layers == (0, 1, 2, 3, 4)
     assert "frames" not in made.summary()["clips"]
-    sample = next(s for s in map(features.read, range(4)) if s.vid == "Video.1_0.0_20.0")
+    sample = next(s for s in map(features.read, range(5)) if s.vid == "Video.1_0.0_20.0")
     stored = np.load(released / "vid_feats" / f"{sample.vid}.npz")["visual_feats_interm_pooled"]
     assert np.array_equal(sample.video, stored)
     query = sample.queries[1]
@@ -267,3 +282,59 @@ def test_windows_behind_the_rows_that_are_taken_are_counted(tmp_path: Path) -> N
     counted = read_json(features.folder / "00000.json")["counted"]
     assert counted["windows behind the last row that was taken, which train nothing"] == 1
     assert counted["rows beyond the maximum"] == 15
+
+
+def test_a_video_of_one_row_is_taken_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "released"
+    write_layout(folder, "moment-detr")
+    rows = {}
+    for stream, width in (("slowfast_features", 14), ("clip_features", 6)):
+        row = rows[stream] = RANDOM.normal(size=(1, width)).astype(np.float32)
+        np.savez(folder / stream / "b1.npz", features=row)
+    features = imported(folder, "moment-detr")
+    sample = next(s for s in map(features.read, range(3)) if s.vid == "b1")
+    expected = [row / (np.linalg.norm(row) + 1e-5) for row in rows.values()]
+    assert np.allclose(sample.video[:, 0], np.concatenate(expected, axis=1), atol=1e-3)
+    assert sample.duration == 2
+    counted = read_json(features.folder / "00000.json")["counted"]
+    assert counted["videos of more or fewer rows than annotated"] == 1
+    assert counted["rows more or fewer than annotated"] == clip_count(VIDEOS["b1"], 2) - 1
+
+
+def test_a_clip_length_that_most_videos_do_not_have_is_refused_first(tmp_path: Path) -> None:
+    write_layout(tmp_path / "released", "moment-detr")
+    given = presets(tmp_path / "released")
+    config = import_features.with_preset("moment-detr", [*given, "--clip-length", "4"])
+    annotations = read_annotations(config.annotations)
+    with pytest.raises(InputError, match="for 3 of 3 videos; is clip_length right"):
+        check_lengths(config, find_streams(config, annotations), annotations)
+
+
+def test_a_query_that_cannot_be_used_is_left_out_and_its_video_only_without_another(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "released"
+    write_layout(folder, "moment-detr")
+    rows = layout_rows()
+    first, alone = rows[0]["qid"], [row["qid"] for row in rows if row["vid"] == "b1"]
+    for qid in (first, *alone):
+        (folder / "clip_text_features" / f"qid{qid}.npz").write_bytes(b"damaged")
+    config = import_features.with_preset("moment-detr", presets(folder))
+    annotations = read_annotations(config.annotations)
+    importer = Importer(config, find_streams(config, annotations))
+    Location(config.output).mkdir()
+    [shard] = plan_shards(annotations, config.sharding, config.clip_length)
+    done = [heard for heard in importer.make(shard) if isinstance(heard, VideoDone)]
+    assert [video.vid for video in done if video.failure] == ["b1"]
+    index = read_json(Location(config.output) / "00000.json")
+    assert [each["vid"] for each in index["failures"]] == ["b1"]
+    assert [(each["vid"], each["qid"]) for each in index["left_out"]] == [(rows[0]["vid"], first)]
+    again = JobFolder(Location(config.output), retry_failed=True)
+    assert JobFolder(Location(config.output), retry_failed=False).is_done(shard)
+    assert not again.is_done(shard)
+
+    def same(sample: Sample) -> Sample:
+        return sample
+
+    kept = rewrite_shard(Location(config.output), index, config.clip_length, same)
+    assert kept["left_out"] == index["left_out"]
