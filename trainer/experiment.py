@@ -140,7 +140,7 @@ def same_as_saved(config: Config) -> bool:
     names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
     if names:
         told = [
-            f"{name} {readable(theirs.get(name, 'not there'), 40)}, now "
+            f"{readable(name, 60)} {readable(theirs.get(name, 'not there'), 40)}, now "
             f"{readable(ours.get(name, 'not there'), 40)}"
             for name in names[:NAMED]
         ]

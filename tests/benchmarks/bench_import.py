@@ -6,11 +6,14 @@ Writes files of QVHighlights' sizes: as SDST released them (75 clips, 5 layers o
 tokens, 5 layers of 1024; float16), stored in their zip as `np.savez` does and then deflated as
 `np.savez_compressed` does, and as Moment-DETR did (streams of 2304 and 512, tokens of 512; float32,
 stored), whose rows are normalised on the way. With as many processes as there are cores it reads
-their bytes alone, then reads and unpacks them with numpy, and at last imports them: the same bytes
-are hashed, written and synced. Ray's start is told apart. Files that are there already are kept.
+their bytes alone, then reads and unpacks them with numpy, then copies them as shards are written
+(100 videos to a file, hashed by SHA-256 and synced), and at last imports them. Ray's start is told
+apart. Files that are there already are kept.
 """
 
+import hashlib
 import json
+import os
 import sys
 import tempfile
 import time
@@ -58,7 +61,7 @@ def measure(name: str, folder: Path, preset: str, workers: int) -> None:
     with ProcessPoolExecutor(workers) as pool:
         list(pool.map(unpack, [files[:1]] * workers))  # processes are up
         rates = []
-        for work in (read, unpack):
+        for work in (read, unpack, copy):
             began = time.perf_counter()
             list(pool.map(work, [files[start::workers] for start in range(workers)]))
             rates.append(total / (time.perf_counter() - began))
@@ -74,10 +77,14 @@ def measure(name: str, folder: Path, preset: str, workers: int) -> None:
         summary = import_features(with_preset(preset, given))
     imported = total / summary.work_seconds
     print(f"{name}: {total:.0f} MB in {len(files)} files, {workers} workers")
-    print(f"  bytes alone {rates[0]:.0f} MB/s, read by numpy {rates[1]:.0f} MB/s")
+    print(
+        f"  bytes alone {rates[0]:.0f} MB/s, read by numpy {rates[1]:.0f} MB/s, read, hashed, "
+        f"written and synced {rates[2]:.0f} MB/s"
+    )
     print(
         f"  imported {imported:.0f} MB/s, {imported / rates[0]:.0%} of the bytes alone, "
-        f"{imported / rates[1]:.0%} of numpy's, {summary.stored / summary.work_seconds:.0f} "
+        f"{imported / rates[1]:.0%} of numpy's, {imported / rates[2]:.0%} of those copied, "
+        f"{summary.stored / summary.work_seconds:.0f} "
         f"videos/s; written {summary.bytes / 1e6:.0f} MB; workers were ready after "
         f"{summary.start_seconds:.1f} s, not counted"
     )
@@ -120,6 +127,23 @@ def unpack(files: Sequence[Path]) -> int:
     for file in files:
         with np.load(file) as archive:
             total += sum(archive[name].nbytes for name in archive.files)
+    return total
+
+
+def copy(files: Sequence[Path]) -> int:
+    """Read, hash, write and sync the bytes, those of 100 videos into a file."""
+    total = 0
+    per_file = 100 * len({file.parent for file in files})
+    for start in range(0, len(files), per_file):
+        digest = hashlib.sha256()
+        with tempfile.NamedTemporaryFile(dir=files[0].parent.parent) as copied:
+            for file in files[start : start + per_file]:
+                data = file.read_bytes()
+                digest.update(data)
+                copied.write(data)
+                total += len(data)
+            copied.flush()
+            os.fsync(copied.fileno())
     return total
 
 
