@@ -14,7 +14,7 @@ from typing import Any
 import av
 import numpy as np
 
-from data_pipeline.video.packets import JUMP, Packets, fed, may_jump
+from data_pipeline.video.packets import JUMP, NOT_CODED, Packets, fed, may_jump
 
 Damage = tuple[tuple[float, float], ...]
 """Seconds from and to, in order of time and apart from each other."""
@@ -29,6 +29,7 @@ class Frames:
 
     times: when each begins, ascending, in seconds since the start of the earliest stream. end: when
     the last ends. key_times: when key frames are shown. damaged: seconds found damaged by listing.
+    lost: the first moment from which many packets on show nothing at all.
     stamps: where the packets told, the presentation time of each, in the stream's units. keys: key
     frames, by that time and the one to seek for.
     """
@@ -39,6 +40,7 @@ class Frames:
     keys: list[tuple[int, int]]
     stamps: list[int] | None = None
     damaged: Damage = ()
+    lost: float | None = None
 
 
 def frames_of_packets(packets: Packets, base: float) -> Frames:
@@ -59,15 +61,43 @@ class _Given:
     duration: int
     key: bool
     discard: bool
+    size: int
+
+
+def _silent(given: Sequence[_Given], shown: Sequence[int], still: int) -> list[int]:
+    """Packets of which, as of many beside them, nothing is shown: of another codec, for one.
+
+    Single ones need not be: second fields, and what others only refer to. Those of up to `still`
+    bytes say that the frame before is shown on.
+    """
+    seen, runs = set(shown), list[list[int]]()
+    last = False
+    for number, packet in enumerate(given):
+        silent = number not in seen and not packet.discard and packet.size > still
+        if silent and not last:
+            runs.append([])
+        if silent:
+            runs[-1].append(number)
+        last = silent
+    return [number for run in runs if len(run) > MOST_SILENT for number in run]
+
+
+MOST_SILENT = 16
+"""Packets one after another that may show nothing: no codec holds back more of its frames."""
 
 
 def list_by_decoding(
-    container: Any, stream: Any, packets: Packets, check: Callable[[], None]
+    container: Any,
+    stream: Any,
+    packets: Packets,
+    check: Callable[[], None],
+    rate: float | None = None,
 ) -> Frames:
     """The frames that the decoder shows of the packets in `fed`; calls `check` after each one.
 
     Packets are numbered in place of their presentation times: a frame comes out with the number of
     the packet that it came in. Faults are noted; what the decoder shows in spite of them counts.
+    Packets without any times show `rate` frames a second.
     """
     given: list[_Given] = []
     shown: list[int] = []
@@ -77,7 +107,7 @@ def list_by_decoding(
         size, duration = packet.size, packet.duration or 0
         key, discard = packet.is_keyframe, packet.is_discard
         if size:
-            given.append(_Given(packet.pts, packet.dts, duration, key, discard))
+            given.append(_Given(packet.pts, packet.dts, duration, key, discard, size))
             packet.pts = number
         try:
             for frame in packet.decode():
@@ -88,6 +118,9 @@ def list_by_decoding(
             faults.append(min(number, len(given) - 1))
         check()
     base = float(stream.time_base)
+    if rate is not None:
+        for place, number in enumerate(shown):
+            given[number].pts = round(place / rate / base)
     jump = JUMP / base if may_jump(container) else math.inf
     clock = _Clock(given, shown, jump, BACK / base)
     if clock.times and not 0 <= clock.times[0] - packets.begin / base <= jump:
@@ -96,9 +129,12 @@ def list_by_decoding(
     times = [stamp * base - begin for stamp in clock.times]
     keys = [moment for number, moment in zip(shown, times, strict=True) if given[number].key]
     end = max([clock.end * base - begin, *times[-1:]])
-    moments = [clock.moment(number) * base - begin for number in faults]
+    still = NOT_CODED if stream.codec_context.codec.canonical_name == "mpeg4" else 0
+    silent = _silent(given, shown, still)
+    moments = [clock.moment(number) * base - begin for number in (*faults, *silent)]
     spans = [until_key(moment, keys, end) for moment in moments]
-    return Frames(times, end, keys, packets.keys, damaged=merged(spans))
+    lost = clock.moment(silent[0]) * base - begin if silent else None
+    return Frames(times, end, keys, packets.keys, damaged=merged(spans), lost=lost)
 
 
 class _Clock:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
+import av.format
 
 from data_pipeline.video.ends import following_recording, is_whole
 from data_pipeline.video.frames import Frames, frames_of_packets, list_by_decoding
@@ -13,6 +14,12 @@ from data_pipeline.video.packets import Packets, may_jump, read_packets
 
 MAX_SECONDS = 48 * 3600
 """Frames that claim to be further apart are taken for damage: a clip each costs memory."""
+
+BARE_RATE = 25.0
+"""Frames a second, as FFmpeg has it too, of a stream that says nothing of them."""
+
+REPEATING = ("mpeg1video", "mpeg2video")
+"""Codecs whose streams tell, also without a container, how long each frame is shown."""
 
 
 @dataclass(frozen=True)
@@ -55,19 +62,34 @@ def list_video(path: Path, name: str, bear: bool, time_limit: float) -> Listing:
     with opened(path, name) as (container, stream):
         packets = read_packets(container, stream, bear)
         kind, jumps = container.format.name, may_jump(container)
-        _check_packets(path, name, packets, kind)
+        codec = stream.codec_context.codec.canonical_name
+        bare = bool(container.format.flags & av.format.Flags.no_timestamps.value)
+        _check_packets(path, name, packets, kind, bare)
         width, height = display_size(stream)
         aspect = width / stream.codec_context.width
         # The length of a container whose clock may jump was measured, and is no claim.
         claimed = 0.0 if jumps else (container.duration or 0) / av.time_base
         base = float(stream.time_base)
+        rate = float(stream.guessed_rate or stream.average_rate or BARE_RATE)
+    warnings = []
+    if bare:
+        warnings.append(
+            f"{name}: its frames carry no times, as in a bare stream: taken to be {rate:g} a "
+            "second; if they are not, put it into a container that says so"
+        )
     if packets.doubt:
+        given = rate if bare and codec not in REPEATING else None
         with opened(path, name) as (container, stream):
-            frames = list_by_decoding(container, stream, packets, watch.check)
+            frames = list_by_decoding(container, stream, packets, watch.check, given)
     else:
         frames = frames_of_packets(packets, base)
     _check_frames(name, frames)
-    warnings = []
+    if frames.lost is not None and not bear:
+        raise VideoError(
+            f"{name}: damaged: nothing of what lies at {max(0.0, frames.lost):.2f} s can be "
+            "decoded; is it complete, and one recording?",
+            kind="damaged",
+        )
     # A length counts from the start or, as Matroska's, from 0.
     found = max(frames.end, packets.others_end - packets.begin) + max(0.0, packets.begin)
     if claimed > max(found + 1, found * 1.02):
@@ -90,12 +112,14 @@ def list_video(path: Path, name: str, bear: bool, time_limit: float) -> Listing:
     return Listing(frames, info, packets.begin, aspect, jumps, tuple(warnings), spent)
 
 
-def _check_packets(path: Path, name: str, packets: Packets, kind: str) -> None:
-    """Raise VideoError if the packets are none that can be placed in time, or not all."""
-    if packets.doubt and not packets.timed and packets.bytes_read:
+def _check_packets(path: Path, name: str, packets: Packets, kind: str, bare: bool) -> None:
+    """Raise VideoError if the packets are none that can be placed in time, or not all.
+
+    Those of `bare` streams, which have no times, are shown one after the other.
+    """
+    if packets.doubt and not packets.timed and packets.bytes_read and not bare:
         raise VideoError(
-            f"{name}: its frames carry no times, as in a bare stream; put it into a "
-            "container (ffmpeg -i FILE -c copy FILE.mp4)",
+            f"{name}: its frames carry no times; re-encode the file",
             kind="no times",
         )
     place = following_recording(path, kind, packets.bytes_read)

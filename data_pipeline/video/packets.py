@@ -22,7 +22,7 @@ _TIMED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flv", "mpegts", "avi"}
 _ONE_EACH = {"h264", "hevc", "av1", "vp8", "vp9", "mpeg1video", "mpeg2video", "mpeg4"}
 """Codecs with a frame in each packet, beside those whose frames are all key frames."""
 
-_NOT_CODED = 19
+NOT_CODED = 19
 """A packet of so few bytes may tell MPEG-4's decoder to show the frame before once more."""
 
 _PARAMETERS = 512
@@ -138,9 +138,13 @@ def read_packets(container: Any, stream: Any, bear: bool) -> Packets:
 
 def demuxed(container: Any, *streams: Any, found: Packets | None = None) -> Iterator[Any]:
     """Packets of the streams, or of all, as far as they can be read."""
+    signed = container.format.name == "flv"
     while True:
         try:
-            yield from container.demux(*streams)
+            if signed:
+                yield from map(_signed, container.demux(*streams))
+            else:
+                yield from container.demux(*streams)
             return
         except IndexError:  # PyAV's, for a packet of a stream that begins on the way: passed over
             pass
@@ -151,8 +155,20 @@ def demuxed(container: Any, *streams: Any, found: Packets | None = None) -> Iter
             return
 
 
+def _signed(packet: Any) -> Any:
+    """A packet of FLV, whose times before 0 are kept in 31 bits or 32 and read as large ones.
+
+    Those from 0 on follow them at 2^32.
+    """
+    for name in ("pts", "dts"):
+        stamp = getattr(packet, name)
+        if stamp is not None and stamp >= 1 << 30:
+            setattr(packet, name, stamp - (1 << (31 if stamp < 3 << 30 else 32)))
+    return packet
+
+
 _NOT_SHOWN: dict[str, Callable[[Any], bool]] = {
-    "mpeg4": lambda packet: packet.size <= _NOT_CODED,
+    "mpeg4": lambda packet: packet.size <= NOT_CODED,
     "vp8": lambda packet: not memoryview(packet)[0] & 16,  # frames that others only refer to
     "h264": lambda packet: (
         packet.is_keyframe and announces_fields(bytes(memoryview(packet)[:_PARAMETERS]))

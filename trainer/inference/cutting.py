@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import av
 import numpy as np
+from av.video.reformatter import Colorspace
 
 from data_pipeline.errors import InputError, told
 from data_pipeline.output import DISK, fault, whole
@@ -18,11 +19,13 @@ from data_pipeline.video.packets import demuxed
 from data_pipeline.video.video import VideoFile
 from trainer.inference.sound import sound_of, sound_stream
 
-TOLERANCE = 0.25  # seconds that a copied clip may begin before or after what was asked
+TOLERANCE = 0.25  # seconds that a copied clip may begin beside what was asked, or end after it
 COPYABLE = frozenset(  # into mp4
     {"h264", "hevc", "av1", "vp9", "mpeg4", "aac", "mp3", "opus", "ac3"}
 )
 PLAYABLE = COPYABLE - {"hevc", "mpeg4", "ac3"}  # by any browser
+COLOURS = ("colorspace", "color_range", "color_primaries", "color_trc")
+RGB = 0  # FFmpeg's colour space of pictures that are not coded in luma and chroma
 CLOCK = 90_000  # units of a second in what is encoded
 
 
@@ -52,7 +55,7 @@ def cut(
                     f"{video.name}: shows no frame between {start:.2f} s and {end:.2f} s"
                 )
             key = video.key_frame_near(start, tolerance)
-            if key is not None and _copy(video, key, end, temporary, output, codecs):
+            if key is not None and _copy(video, key, end, temporary, output, codecs, tolerance):
                 return "copied"
             _encode(video, start, end, temporary, output)
         except InputError:
@@ -79,7 +82,13 @@ def _mp4(path: Path, output: Path) -> Iterator[Any]:
 
 
 def _copy(
-    video: VideoFile, key: float, end: float, path: Path, output: Path, codecs: frozenset[str]
+    video: VideoFile,
+    key: float,
+    end: float,
+    path: Path,
+    output: Path,
+    codecs: frozenset[str],
+    tolerance: float,
 ) -> bool:
     """Copy packets from the key frame at `key` seconds on; False where that cannot be done.
 
@@ -96,6 +105,7 @@ def _copy(
             streams = {s.index: sink.add_stream_from_template(s) for s in kept}
             unfinished = set(streams)
             copied = False
+            beyond: list[Any] = []  # shown after the end, before it in decoding order
             for packet in demuxed(source, *kept):
                 index = packet.stream_index
                 if packet.size == 0 or index not in unfinished:
@@ -109,16 +119,28 @@ def _copy(
                         break
                     continue
                 seconds = packet.pts * packet.time_base
-                if not begin - 1e-3 <= seconds < video.listing.begin + end:
+                if seconds < begin - 1e-3:
+                    continue
+                if seconds >= video.listing.begin + end:
+                    if index == picture.index:
+                        beyond.append(packet)
                     continue
                 if index == picture.index and not copied:
                     if not packet.is_keyframe or seconds > begin + 1e-3:
                         return False  # it cannot seek there
                     copied = True
-                shift = round(begin / packet.time_base)
-                packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
-                packet.stream = streams[index]
-                sink.mux(packet)
+                if index != picture.index:
+                    taken = [packet]
+                else:  # what is shown before the end may lean on what is shown after it
+                    taken, beyond = [*beyond, packet], []
+                    latest = max(each.pts for each in taken) * packet.time_base
+                    if latest >= video.listing.begin + end + tolerance:
+                        return False
+                for each in taken:
+                    shift = round(begin / each.time_base)
+                    each.pts, each.dts = each.pts - shift, each.dts - shift
+                    each.stream = streams[index]
+                    sink.mux(each)
     return copied
 
 
@@ -136,6 +158,8 @@ def _encode(video: VideoFile, start: float, end: float, path: Path, output: Path
         stream = sink.add_stream("libx264", rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = image.width, image.height, "yuv420p"
         stream.codec_context.time_base = Fraction(1, CLOCK)  # keeps the frames' own times
+        for name in COLOURS:  # as players are told of them
+            setattr(stream.codec_context, name, getattr(image, name))
         sound = sound_stream(sink, heard[0][1]) if heard else None
         last = -1
         shown = chain([first], pictures)
@@ -161,6 +185,7 @@ def _upright(video: VideoFile, frame: Any, size: tuple[int, int] | None = None) 
     if turns:
         turned = np.rot90(frame.to_ndarray(format="rgb24"), turns)
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(turned), format="rgb24")
-    image = frame.reformat(width=size[0], height=size[1], format="yuv420p")
+    space = Colorspace.ITU601 if frame.colorspace == RGB else None
+    image = frame.reformat(width=size[0], height=size[1], format="yuv420p", dst_colorspace=space)
     image.pict_type = 0  # what it was in the source says nothing here
     return image

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -132,7 +133,7 @@ def test_each_frame_is_shown_at_its_time_in_every_container_that_can_be_written(
     assert made
 
 
-@pytest.mark.parametrize("container", ["mp4", "mov", "mkv", "ts"])
+@pytest.mark.parametrize("container", ["mp4", "mov", "mkv", "ts", "flv"])
 @pytest.mark.parametrize("later", [-15, -5, 7])
 def test_times_may_begin_before_zero_or_after_it(
     tmp_path: Path, make_video: MakeVideo, container: str, later: int
@@ -184,6 +185,30 @@ def test_joined_recordings_are_shown_one_after_the_other(tmp_path: Path, contain
     path = write_joined(tmp_path / f"v.{container}")
     assert VideoFile(path).info.duration == pytest.approx(4.0, abs=0.11)
     assert shown(path)[:40] == [*range(20), *range(20)]
+
+
+def test_a_second_recording_of_another_codec_is_refused_or_told(
+    tmp_path: Path, make_video: MakeVideo
+) -> None:
+    first = make_video(tmp_path / "a.ts", 40, g="10", bf="2")
+    second = make_video(tmp_path / "b.ts", 40, 25, codec="mpeg2video")
+    path = tmp_path / "v.ts"
+    path.write_bytes(first.read_bytes() + second.read_bytes())
+    with pytest.raises(VideoError, match=r"nothing of what lies at .* is it complete, and one"):
+        VideoFile(path)
+    assert VideoFile(path, damage="bear").damaged
+
+
+@pytest.mark.parametrize(("codec", "name"), [("libx264", "v.h264"), ("libx265", "v.HEVC")])
+def test_bare_streams_are_shown_at_a_rate_that_is_told(
+    tmp_path: Path, make_video: MakeVideo, codec: str, name: str
+) -> None:
+    path = make_video(tmp_path / name.lower(), FRAMES, 25, codec=codec, **CODECS[codec])
+    path = path.rename(tmp_path / name)
+    assert shown(path, 25) == list(range(FRAMES))
+    (warning,) = VideoFile(path).warnings
+    assert warning.startswith(f"{path}: its frames carry no times")
+    assert "taken to be 25 a second" in warning
 
 
 @pytest.mark.parametrize("container", ["mp4", "flv", "wmv", "nut"])
@@ -292,6 +317,7 @@ def test_a_packet_of_a_stream_that_begins_on_the_way_is_passed_over() -> None:
     class Container:
         """Gives packets as PyAV does, which raises IndexError for a stream that it did not know."""
 
+        format = SimpleNamespace(name="mpegts")
         packets = iter([1, IndexError(), 2])
 
         def demux(self, *_: Any) -> Iterator[Any]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.errors import InputError
-from data_pipeline.video.video import probe
+from data_pipeline.video.video import VideoFile, probe
 from tests.data_pipeline.video.odd_videos import (
     write_changing_sound,
     write_trimmed,
@@ -54,6 +54,48 @@ def test_part_from_a_key_frame_on_is_copied(tmp_path: Path) -> None:
     shown = levels(tmp_path / "part.mp4")
     assert shown[0] == pytest.approx(40, abs=1)
     assert shown[-1] == pytest.approx(69, abs=2)
+
+
+def test_a_copied_part_holds_what_its_last_frames_lean_on(tmp_path: Path) -> None:
+    film = write_film(tmp_path / "film.mp4", sound=False)
+    for end in (6.0, 6.1, 6.2, 6.3):
+        assert cut(film, 4.0, end, tmp_path / "part.mp4") == "copied"
+        shown = levels(tmp_path / "part.mp4")
+        expected = list(range(40, round(10 * end)))
+        assert shown[: len(expected)] == pytest.approx(expected, abs=1)
+        assert len(shown) <= len(expected) + 2
+    assert cut(film, 4.0, 6.1, tmp_path / "part.mp4", tolerance=0.0) == "encoded"
+
+
+@pytest.mark.parametrize(
+    ("codec", "form", "name", "colours"),
+    [
+        ("libx264", "yuv420p", "film.mp4", (1, 1)),
+        ("libx264", "yuvj420p", "film.mp4", (1, 2)),
+        ("libx264", "yuv420p", "film.mkv", (9, 1)),
+        ("mjpeg", "yuvj420p", "film.avi", (5, 2)),
+        ("libx264rgb", "rgb24", "film.mkv", None),
+    ],
+)
+def test_an_encoded_part_keeps_the_colours(
+    tmp_path: Path, codec: str, form: str, name: str, colours: tuple[int, int] | None
+) -> None:
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream(codec, rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, form
+        for _ in range(20):
+            picture = np.full((48, 64, 3), (200, 60, 30), np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture)
+            if colours is not None:
+                stream.codec_context.colorspace, stream.codec_context.color_range = colours
+                kind = dict(zip(("dst_colorspace", "dst_color_range"), colours, strict=True))
+                frame = frame.reformat(format=form, **kind)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert cut(tmp_path / name, 0.55, 1.5, tmp_path / "part.mp4") == "encoded"
+    for path in (tmp_path / name, tmp_path / "part.mp4"):
+        (clip,) = VideoFile(path).clips(0.5, 1, 32, 0.0, 0.5)
+        assert clip.mean((0, 1, 2, 3)) == pytest.approx((200, 60, 30), abs=4), path.name
 
 
 def test_part_between_key_frames_is_encoded_to_the_frame(tmp_path: Path) -> None:
