@@ -1,19 +1,27 @@
 """How does a folder of videos become features, on one machine or a cluster?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
+from pathlib import Path
 
 import ray
 
+from data_pipeline.annotations import Annotation, read_annotations
 from data_pipeline.config import ExtractionConfig
 from data_pipeline.errors import InputError
 from data_pipeline.extraction.archive import ArchivePlan
 from data_pipeline.extraction.decoder import Decoding
 from data_pipeline.extraction.encoding import FeatureEncoder
 from data_pipeline.extraction.job import Progress, Summary, make_shards
+from data_pipeline.extraction.listing import TAR
 from data_pipeline.extraction.pool import Workers
 from data_pipeline.extraction.worker import Extractor
 from data_pipeline.storage import Location
+from data_pipeline.video.names import find_video
+
+LOOKED_FOR = 20
+"""Annotated videos that are looked for before tars are suspected."""
 
 
 def extract(
@@ -31,6 +39,8 @@ def extract(
         raise InputError(f"{config.videos}: no such folder of videos")
     elif config.captions or config.drop_removed:
         raise InputError("captions and drop_removed are for archives, without annotations")
+    else:
+        _check_loose(config.videos, read_annotations(config.annotations))
     encoder = FeatureEncoder(config.encoder)
     decoding = Decoding(
         videos=config.videos,
@@ -51,6 +61,18 @@ def extract(
         encoder.joint_width,
         plan,
     )
+
+
+def _check_loose(folder: str | Path, annotations: Sequence[Annotation]) -> None:
+    """Raise InputError where the videos of an annotation file lie in tars, which are no files."""
+    vids = islice(dict.fromkeys(row.vid for row in annotations), LOOKED_FOR)
+    if any(find_video(folder, vid) for vid in vids):
+        return
+    if tar := next((name for name in Location(folder).names() if name.endswith(TAR)), None):
+        raise InputError(
+            f"{folder}: holds tars ({tar}), and none of the annotated videos as a file; extract it "
+            "without --annotations, then join them: python -m launch.shards annotate"
+        )
 
 
 def _workers(config: ExtractionConfig, decoding: Decoding) -> Workers:

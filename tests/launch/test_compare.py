@@ -82,6 +82,28 @@ def table(tmp_path):
     return list(csv.DictReader((tmp_path / "out" / "comparison.csv").open()))
 
 
+def test_what_the_encoders_find_alone_stands_beside_the_runs_and_who_does_not_beat_it_is_said(
+    compare, tmp_path, capsys
+):
+    weak = make_run(tmp_path / "weak", every_fourth)
+    strong = make_run(tmp_path / "strong", all_but_eighth, width=16)
+    for folder in (weak, strong):
+        result = json.loads((folder / "metrics.json").read_text())
+        alone = dict.fromkeys(result["metrics"], 41.5)
+        result["baselines"] = {"zero-shot": alone, "random": dict.fromkeys(alone, 1.0)}
+        (folder / "metrics.json").write_text(json.dumps(result))
+    assert compare(weak, strong) == 0
+    said = capsys.readouterr().out
+    pages = [(tmp_path / "out" / f"comparison.{suffix}").read_text() for suffix in ("html", "md")]
+    for text in (said, *pages):
+        assert "zero-shot" in text
+        assert "41.50" in text
+    for text in (said, pages[0]):
+        flat = " ".join(re.sub(r"<[^>]*>", "", text).split())
+        assert "weak does not beat zero-shot in" in flat
+        assert "strong does not beat zero-shot in R1@0.5" not in flat
+
+
 def test_names_and_settings_come_out_as_they_were_typed(tmp_path, capsys):
     runs = [
         make_run(tmp_path / name, lambda q, n=number: q % (3 + n) > 0, kind=setting)

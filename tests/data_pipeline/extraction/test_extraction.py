@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -409,3 +410,15 @@ def descendants(mark: str) -> list[str]:
         except OSError:
             continue
     return found
+
+
+def test_annotated_videos_that_lie_in_tars_are_refused_with_the_way_that_there_is(
+    inputs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "videos").mkdir()
+    with tarfile.open(tmp_path / "videos" / "all.tar", "w") as tar:
+        tar.add(inputs / "videos" / "Video.0.mp4", "Video.0.mp4")
+    output = tmp_path / "features"
+    with pytest.raises(InputError, match=r"holds tars \(all\.tar\).*launch\.shards annotate"):
+        extract(config(inputs, output, videos=tmp_path / "videos"))
+    assert not output.exists()
