@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 Backend = Literal["sdpa", "xformers", "flash"]
 Kernel = Literal["torch", "triton"]
 NormKernel = Literal["torch", "apex"]
+MatchingKernel = Literal["scipy", "triton"]
 
 
 MOST = 1 << 16

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from model.config.base import Backend, ModelConfig, ObjectiveConfig, require
+from model.config.base import Backend, MatchingKernel, ModelConfig, ObjectiveConfig, require
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,8 @@ class DETRLossConfig(ObjectiveConfig):
     Attributes:
         weights: what each term counts
         matching: what decides which query answers for which window
+        matching_kernel: what finds the cheapest matching: scipy on the host, or triton where the
+            costs are, which needs CUDA
         no_moment: weight of the queries without a window in the cross-entropy
         margin: by which a clip of a moment shall be more salient than one that is worse
         levels: steps of the annotated saliency: 12, three annotators' votes of 0 to 4; 1 where
@@ -132,6 +134,7 @@ class DETRLossConfig(ObjectiveConfig):
 
     weights: DETRWeights = field(default_factory=DETRWeights)
     matching: DETRMatching = field(default_factory=DETRMatching)
+    matching_kernel: MatchingKernel = "scipy"
     no_moment: float = 0.1
     margin: float = 0.2
     levels: int = 12

@@ -3,7 +3,15 @@
 from dataclasses import asdict, dataclass, field
 from typing import ClassVar, Literal
 
-from model.config.base import Backend, Kernel, ModelConfig, NormKernel, ObjectiveConfig, require
+from model.config.base import (
+    Backend,
+    Kernel,
+    MatchingKernel,
+    ModelConfig,
+    NormKernel,
+    ObjectiveConfig,
+    require,
+)
 
 SparseAttention = Literal["rdsa", "deformable", "deformable_pure_init", "cross"]
 
@@ -146,6 +154,8 @@ class LossConfig(ObjectiveConfig):
     Attributes:
         weights: what each term counts
         matching: what decides which query answers for which window
+        matching_kernel: what finds the cheapest matching: scipy on the host, or triton where the
+            costs are, which needs CUDA
         supervise: every recurrence step, or only the last
         alpha: the focal loss's balance of positives
         gamma: the focal loss's exponent
@@ -154,6 +164,7 @@ class LossConfig(ObjectiveConfig):
 
     weights: LossWeights = field(default_factory=LossWeights)
     matching: MatchingCost = field(default_factory=MatchingCost)
+    matching_kernel: MatchingKernel = "scipy"
     supervise: Literal["all", "last"] = "all"
     alpha: float = 0.25
     gamma: float = 2.0

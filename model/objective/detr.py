@@ -11,7 +11,7 @@ from model.config.detr import DETRLossConfig, DETRMatching
 from model.detr.detr import OtherSentence
 from model.interface import Objective, Prediction
 from model.objective.highlights import absent, contrast, draw_clips, margin_loss
-from model.objective.matching import assign
+from model.objective.matching import assign, check_matching
 from model.objective.ranks import total, world_size
 from model.spans import generalised_iou, to_edges
 
@@ -21,6 +21,7 @@ class DETRCriterion(Objective):
 
     def __init__(self, config: DETRLossConfig) -> None:
         super().__init__()
+        check_matching(config.matching_kernel)
         self.config = config
 
     def forward(
@@ -75,7 +76,7 @@ class DETRCriterion(Objective):
             windows, window_mask = F.pad(windows, (0, 0, 0, 1)), F.pad(window_mask, (0, 1))
         with record_function("matching"):
             costs = matching_cost(logits, spans, windows, self.config.matching)
-            window = assign(costs, window_mask)  # (S, B, M)
+            window = assign(costs, window_mask, self.config.matching_kernel)  # (S, B, M)
         matched = window >= 0
         index = window.clamp(min=0)[..., None].expand(-1, -1, -1, 2)
         target = windows.expand(len(spans), -1, -1, -1).gather(2, index)  # (S, B, M, 2)

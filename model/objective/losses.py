@@ -10,7 +10,7 @@ from torch.profiler import record_function
 from model.config import LossConfig
 from model.interface import Objective, Prediction
 from model.objective.contrastive import alignment, draw_positive, sampled_nce
-from model.objective.matching import match
+from model.objective.matching import check_matching, match
 from model.objective.ranks import total, world_size
 from model.sdst.sdst import Projections
 from model.spans import iou, pairwise_iou, to_edges
@@ -24,6 +24,7 @@ class Criterion(Objective):
 
     def __init__(self, config: LossConfig) -> None:
         super().__init__()
+        check_matching(config.matching_kernel)
         self.config = config
 
     def forward(
@@ -62,7 +63,10 @@ class Criterion(Objective):
         segments = total(window_mask.sum()).clamp(min=1) / world_size()
 
         with record_function("matching"):
-            window = match(logits, spans, windows, window_mask, self.config.matching)  # (S, B, M)
+            kernel = self.config.matching_kernel
+            window = match(
+                logits, spans, windows, window_mask, self.config.matching, kernel
+            )  # (S, B, M)
         matched = window >= 0
         index = window.clamp(min=0)[..., None].expand(-1, -1, -1, 2)
         target = windows.expand(len(spans), -1, -1, -1).gather(2, index)  # (S, B, M, 2)

@@ -6,6 +6,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from model.config import MatchingCost
+from model.config.base import MatchingKernel
 from model.spans import pairwise_iou, to_edges
 
 
@@ -25,7 +26,12 @@ def matching_cost(logits: Tensor, spans: Tensor, windows: Tensor, cost: Matching
 
 
 def match(
-    logits: Tensor, spans: Tensor, windows: Tensor, window_mask: Tensor, cost: MatchingCost
+    logits: Tensor,
+    spans: Tensor,
+    windows: Tensor,
+    window_mask: Tensor,
+    cost: MatchingCost,
+    kernel: MatchingKernel = "scipy",
 ) -> Tensor:
     """Index of the window given to each query, -1 for none: shapes as `matching_cost`,
     window_mask (B, N) True where real -> (S, B, M) int64 on the same device.
@@ -34,15 +40,37 @@ def match(
     windows than queries, the dearest windows stay unmatched. A non-finite cost counts as very dear
     instead of failing here: a diverged loss is for the training loop to see, on all ranks together.
     """
-    return assign(matching_cost(logits, spans, windows, cost), window_mask)
+    return assign(matching_cost(logits, spans, windows, cost), window_mask, kernel)
 
 
-def assign(costs: Tensor, window_mask: Tensor) -> Tensor:
-    """The cheapest assignment of costs (S, B, M, N): see `match`."""
+def assign(costs: Tensor, window_mask: Tensor, kernel: MatchingKernel = "scipy") -> Tensor:
+    """The cheapest assignment of costs (S, B, M, N): see `match`.
+
+    `kernel` "triton" finds it where the costs are and needs CUDA; see `check_matching`. Of several
+    that are as cheap the two may choose different ones.
+    """
     costs = costs.nan_to_num(1e6, 1e6, -1e6)
     # The mask travels along with the costs.
-    assigned: Tensor = _assign(costs.masked_fill(~window_mask[None, :, None], torch.inf))
+    costs = costs.masked_fill(~window_mask[None, :, None], torch.inf)
+    if kernel == "triton":
+        from model.objective.matching_triton import assign_on_device
+
+        return assign_on_device(costs)
+    assigned: Tensor = _assign(costs)
     return assigned
+
+
+def check_matching(kernel: str) -> None:
+    """Raise ImportError with the install command if the kernel's package is missing."""
+    if kernel == "triton":
+        try:
+            import triton  # noqa: F401  (only whether it imports)
+        except ImportError as error:
+            raise ImportError(
+                "loss.matching_kernel triton is not installed: pip install triton"
+            ) from error
+    elif kernel != "scipy":
+        raise ValueError(f"unknown matching kernel {kernel!r}: choose scipy or triton")
 
 
 @torch.library.custom_op("sdst::assign", mutates_args=())
