@@ -171,6 +171,9 @@ def random_batches(config: ProfileConfig) -> "Iterator[PairBatch]":
         window_mask=torch.ones(B, 1, dtype=torch.bool),
         saliency=((torch.arange(L) + 0.5) / L - 0.5).abs().lt(0.1).float().repeat(B, 1),
         span=torch.full((B,), 2.0 * L),
+        present=torch.ones(B, dtype=torch.int8),
+        sentence=torch.arange(1, B + 1),
+        sentences=torch.arange(1, B + 1)[:, None],
         repeated=torch.zeros(B, dtype=torch.bool),
         annotations=[Annotation(row, "", "random", 2.0 * L, None) for row in range(B)],
     )

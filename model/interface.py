@@ -22,6 +22,9 @@ class Prediction(NamedTuple):
     queries: Tensor  # (B, M) which learned query, or level of a pyramid, each column is
     actionness: Tensor | None = None  # (B, M) logits of a second factor of the score
     valid: Tensor | None = None  # (B, M) False where a column is padding; None if none is
+    existence: Tensor | None = None  # (B,) logit that the video shows at all what is said
+    clip_evidence: Tensor | None = None  # (B, L, E) and
+    sentence_evidence: Tensor | None = None  # (B, E), of which any pair's existence is made
     own: Any = None  # named tuple of tensors that only the kind's own objective reads
 
     def scores(self) -> Tensor:
@@ -52,15 +55,40 @@ class Negatives(TypedDict):
     other_text_mask: NotRequired[Tensor]  # (B, T)
 
 
+class Sentences(NamedTuple):
+    """Which sentences are whose: texts as numbers that are equal where the texts are."""
+
+    present: Tensor  # (B,) int8: 1 the video shows what is said, 0 it does not, -1 nobody says
+    text: Tensor  # (B,) int64
+    own: Tensor  # (B, S) int64 all sentences about the video, filled up with 0, which is no text
+
+
 class GroundingModel(nn.Module):
     """The trainable part: everything between frozen features and predictions.
 
     `forward(video, video_mask, text, text_mask) -> Prediction` takes video (B, L, K, Dv) and text
     (B, T, K, Dt) of any float type, masks (B, L) and (B, T). Where `config.needs_negatives` it also
     takes `Negatives`; in training without them the sentences of the batch are rolled by one.
+    Every kind's prediction holds what `judge_existence` gives.
     """
 
     config: ModelConfig
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.existence: nn.Module | None = None  # `build` adds it where `config.existence` is on
+
+    def judge_existence(
+        self, video: Tensor, video_mask: Tensor, text: Tensor, text_mask: Tensor
+    ) -> dict[str, Tensor]:
+        """The fields of `Prediction` about existence, none without a head for it."""
+        if self.existence is None:
+            return {}
+        layer = stored_layers(self.config.layers, video.shape[2], text.shape[2])[0]
+        clips, words = video[:, :, layer], text[:, :, layer]  # (B, L, Dv), (B, T, Dt)
+        judged = self.existence(clips, video_mask, words, text_mask)
+        names = ("existence", "clip_evidence", "sentence_evidence")
+        return dict(zip(names, judged, strict=True))
 
     def slow_parameters(self) -> list[nn.Parameter]:
         """Parameters that learn at `optim.slow` of the rate."""
@@ -73,11 +101,14 @@ class Objective(nn.Module):
     `forward(prediction, windows, window_mask, saliency, video_mask, draw)` takes windows (B, N, 2)
     centre-width in [0, 1], window_mask (B, N), saliency (B, L) above 0 for relevant clips,
     video_mask (B, L) and `draw` (B,) uniform in [0, 1), which decides what is sampled of each pair
-    (drawn there by default) -> (total, unweighted terms), float32 scalars.
+    (drawn there by default) -> (total, unweighted terms), float32 scalars. Where a model judges
+    existence, it also takes `sentences`, see `Sentences`.
 
     On several ranks the average of the ranks' gradients (as DistributedDataParallel takes it) is
     the gradient of the whole batch on one rank. Every rank must hold equally many pairs.
     """
+
+    judges_existence = False
 
     def forward(
         self,

@@ -48,12 +48,18 @@ KINDS: dict[str, Kind] = {
 def build(config: ModelConfig) -> "GroundingModel":
     """The model that `config` describes, with fresh weights."""
     model: GroundingModel = _load(KINDS[config.kind].model)(config)
+    if config.existence:
+        # Last: the weights before it are drawn as without it.
+        model.existence = _load("model.layers.existence:ExistenceHead")(config)
     return model
 
 
 def build_objective(config: ModelConfig, loss: ObjectiveConfig) -> "Objective":
     """What that model is trained by."""
     objective: Objective = _load(KINDS[config.kind].objective)(loss)
+    if config.existence:
+        with_existence = _load("model.objective.existence:WithExistence")
+        objective = with_existence(objective, loss.existence)
     return objective
 
 

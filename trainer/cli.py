@@ -170,7 +170,9 @@ def _of_this_kind(values: Any, kind: str) -> Any:
     model = values.get("model") if isinstance(values, dict) else None
     if not kind or not isinstance(model, dict) or model.get("kind", "sdst") == kind:
         return values
-    described = {name: model[name] for name in ("video_width", "text_width") if name in model}
+    described = {
+        name: model[name] for name in ("video_width", "text_width", "existence") if name in model
+    }
     return {name: value for name, value in values.items() if name != "loss"} | {"model": described}
 
 

@@ -1,8 +1,11 @@
 """What does one batch of (video, query) pairs hold, and how is it made from stored samples?"""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -28,6 +31,10 @@ class PairBatch:
     saliency      (B, L) float32         how well each clip fits the sentence, in [0, 1]
     span          (B,) float32           seconds that [0, 1] stands for: clips x clip length.
                                          Windows are normalised and decoded by this one number.
+    present       (B,) int8              whether the video shows what the sentence says: 1 yes, 0 no
+                                         (its list of windows is empty), -1 nobody says
+    sentence      (B,) int64             a number of the sentence, the same for equal texts
+    sentences     (B, S) int64           those of all sentences about the video, filled up with 0
     repeated      (B,) bool              stands in for a pair that is not there: fills up the last
                                          batch or replaces a damaged pair; evaluation leaves it out
     annotations   B rows                 qid, sentence, video, duration, ground truth in seconds
@@ -42,6 +49,9 @@ class PairBatch:
     window_mask: Tensor
     saliency: Tensor
     span: Tensor
+    present: Tensor
+    sentence: Tensor
+    sentences: Tensor
     repeated: Tensor
     annotations: list[Annotation] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
@@ -103,6 +113,7 @@ class BatchBuffer:
         self._annotations: list[Annotation] = []
         self._clip_lengths: list[float] = []
         self._repeated: list[bool] = []
+        self._sentences: list[tuple[str, ...]] = []
 
     def row(self, clips: int, tokens: int) -> tuple[Half, Half]:
         """Places of the next row's video (clips, K, Dv) and text (tokens, K, Dt)."""
@@ -114,13 +125,20 @@ class BatchBuffer:
         return self._video_rows[row, :clips], self._text_rows[row, :tokens]
 
     def add(
-        self, clips: int, tokens: int, annotation: Annotation, clip_length: float, repeated: bool
+        self,
+        clips: int,
+        tokens: int,
+        annotation: Annotation,
+        clip_length: float,
+        repeated: bool,
+        sentences: Iterable[str] = (),
     ) -> None:
-        """The row whose places were filled is done."""
+        """The row whose places were filled is done; `sentences` are all about its video."""
         self._lengths.append((clips, tokens))
         self._annotations.append(annotation)
         self._clip_lengths.append(clip_length)
         self._repeated.append(repeated)
+        self._sentences.append((annotation.query, *sentences))
 
     def finish(self, damaged: list[str], widths: tuple[int, ...] = ()) -> PairBatch:
         """The batch with its training targets, N of which is padded to one of `widths`; `damaged`
@@ -150,6 +168,11 @@ class BatchBuffer:
             saliency, self._annotations, self._lengths, self._clip_lengths, strict=True
         ):
             values[:length] = target_saliency(annotation, length, seconds)
+        numbers = [sentence_numbers(of_row) for of_row in self._sentences]
+        sentences = np.zeros((len(counts), max(map(len, numbers))), dtype=np.int64)
+        for into, of_row in zip(sentences, numbers, strict=True):
+            into[: len(of_row)] = of_row
+        present = np.array([shows(annotation) for annotation in self._annotations], dtype=np.int8)
         return PairBatch(
             video=self._video,
             video_mask=torch.from_numpy(np.arange(clips) < video_length[:, None]),
@@ -159,10 +182,37 @@ class BatchBuffer:
             window_mask=torch.from_numpy(window_mask),
             saliency=torch.from_numpy(saliency),
             span=torch.from_numpy(video_length.astype(np.float32) * clip_length),
+            present=torch.from_numpy(present),
+            sentence=torch.from_numpy(sentences[:, 0].copy()),
+            sentences=torch.from_numpy(sentences),
             repeated=torch.from_numpy(np.array(self._repeated)),
             annotations=self._annotations,
             damaged=damaged,
         )
+
+
+@lru_cache(maxsize=4096)  # a video comes with all its sentences, once for each of them
+def sentence_numbers(texts: tuple[str, ...]) -> tuple[int, ...]:
+    """A number above 0 for each text, in all processes the same; equal where texts differ in case,
+    spaces and punctuation only."""
+    return tuple(map(_number, texts))
+
+
+@lru_cache(maxsize=1 << 16)
+def _number(text: str) -> int:
+    words = " ".join(re.findall(r"\w+", text.casefold())) or text
+    digest = hashlib.blake2b(words.encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1 or 1
+
+
+def shows(annotation: Annotation) -> int:
+    """Whether the video shows what the sentence says: 1 yes, 0 no, -1 nobody says.
+
+    An empty list of windows says no; no list, and no relevant clip either, says nothing.
+    """
+    if annotation.windows is not None:
+        return int(len(annotation.windows) > 0)
+    return 1 if annotation.saliency else -1
 
 
 def target_windows(
@@ -214,10 +264,13 @@ def merge(
     if len(parts) == 1 and not pinned:
         return parts[0]
     widest = max(part.windows.shape[1] for part in parts)
+    most = max(part.sentences.shape[1] for part in parts)
     for part in parts:
         missing = widest - part.windows.shape[1]
         part.windows = functional.pad(part.windows, (0, 0, 0, missing))
         part.window_mask = functional.pad(part.window_mask, (0, missing))
+        missing = most - part.sentences.shape[1]
+        part.sentences = functional.pad(part.sentences, (0, missing))
     size = sum(map(len, parts))
     tensors = {
         name: torch.empty((size, *like.shape[1:]), dtype=like.dtype, pin_memory=pinned)

@@ -25,13 +25,15 @@ from data_pipeline.stream.stream import list_pairs
 class Pair:
     """A video and a sentence: `video` (L, K, Dv) and `text` (T, K, Dt), float16.
 
-    `clip_length` is in seconds; windows and saliency stand in the annotation.
+    `clip_length` is in seconds; windows and saliency stand in the annotation. `sentences` are all
+    about the video.
     """
 
     video: Tensor
     text: Tensor
     annotation: Annotation
     clip_length: float
+    sentences: tuple[str, ...] = ()
 
 
 class PairDataset(Dataset[Pair]):
@@ -52,7 +54,8 @@ class PairDataset(Dataset[Pair]):
         query = sample.queries[int(self._pairs.query[index])]
         text = sample.text[slice(*query.tokens)]
         video, words = (torch.from_numpy(np.array(each)) for each in (sample.video, text))
-        return Pair(video, words, query.annotation, sample.clip_length)
+        sentences = tuple(each.annotation.query for each in sample.queries)
+        return Pair(video, words, query.annotation, sample.clip_length, sentences)
 
     @staticmethod
     def collate(pairs: Sequence[Pair]) -> PairBatch:
@@ -64,7 +67,8 @@ class PairDataset(Dataset[Pair]):
             size = len(pair.video), len(pair.text)
             video, text = buffer.row(*size)
             video[:], text[:] = pair.video.numpy(), pair.text.numpy()
-            buffer.add(*size, pair.annotation, pair.clip_length, repeated=False)
+            told = pair.annotation, pair.clip_length
+            buffer.add(*size, *told, repeated=False, sentences=pair.sentences)
         return buffer.finish([])
 
 

@@ -182,7 +182,8 @@ class _Reader:
             self._serving.dropout.apply(pair, video, text)
         annotation = visit.queries[query].annotation
         clip_length = self._features.provenance.clip_length
-        buffer.add(clips, tokens, annotation, clip_length, repeated)
+        sentences = (each.annotation.query for each in visit.queries)
+        buffer.add(clips, tokens, annotation, clip_length, repeated, sentences)
 
     def _visit(self, sample: int, number: int | None, last: bool) -> Visit:
         """The visit of this number, kept between its pairs if there is room."""

@@ -23,6 +23,7 @@ class ModelConfig:
         video_width: width Dv of the frozen video features
         text_width: width Dt of the frozen text features
         layers: the stored feature layers that are read; -1 is the deepest
+        existence: also judge whether a video shows at all what a sentence says
     """
 
     KERNELS: ClassVar[tuple[str, ...]] = ("attention_backend",)
@@ -32,6 +33,7 @@ class ModelConfig:
     video_width: int
     text_width: int
     layers: tuple[int, ...]
+    existence: bool = False
 
     def __post_init__(self) -> None:
         # Before anything of that size is made.
@@ -76,7 +78,17 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What a kind of model is trained for; each kind has its own."""
+    """What a kind of model is trained for; each kind has its own, with this and whatever else.
+
+    Attributes:
+        existence: weight of telling sentences of a video from those of other videos, where
+            model.existence is on
+    """
+
+    existence: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.existence >= 0, "existence", self.existence, "0 or more")
 
 
 def require(condition: bool, field: str, value: object, wanted: str) -> None:

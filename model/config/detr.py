@@ -140,6 +140,7 @@ class DETRLossConfig(ObjectiveConfig):
     levels: int = 12
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.no_moment >= 0, "no_moment", self.no_moment, "0 or more")
         require(self.margin >= 0, "margin", self.margin, "0 or more")
         require(self.levels >= 1, "levels", self.levels, "at least 1")

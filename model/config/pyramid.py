@@ -147,6 +147,7 @@ class PyramidLossConfig(ObjectiveConfig):
     levels: int = 12
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.radius > 0, "radius", self.radius, "positive")
         require(self.temperature > 0, "temperature", self.temperature, "positive")
         require(self.attention >= 0, "attention", self.attention, "0 or more")

@@ -171,6 +171,7 @@ class LossConfig(ObjectiveConfig):
     temperature: float = 0.07
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.temperature <= 0:
             raise ValueError(f"temperature is {self.temperature!r}: make it positive")
         if not 0 <= self.alpha <= 1:

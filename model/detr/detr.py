@@ -78,6 +78,7 @@ class DETR(GroundingModel):
         change = self.span(states)  # (S, B, M, 2)
         spans = change if anchors is None else change + inverse_sigmoid(anchors)
         moment, no_moment = self.classify(states).unbind(-1)  # (S, B, M)
+        existence = self.judge_existence(video, video_mask, text, text_mask)
         own = None
         if self.config.negatives and self.training:
             if other_text is None or other_text_mask is None:
@@ -92,6 +93,7 @@ class DETR(GroundingModel):
             spans=spans.sigmoid(),
             saliency=self.saliency(memory[:, : clips.shape[1]], token),
             queries=torch.arange(count, device=spans.device).expand(len(video), count),
+            **existence,
             own=own,
         )
 

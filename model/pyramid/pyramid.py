@@ -79,6 +79,7 @@ class PyramidModel(GroundingModel):
         """See `GroundingModel`. Negatives are looked at in training only."""
         stored = stored_layers(self.config.layers, video.shape[2], text.shape[2])
         places = torch.ones_like(video_mask) if self.config.see_padding else video_mask
+        existence = self.judge_existence(video, video_mask, text, text_mask)
         endpoints = clip_endpoints(places) if self.config.endpoints else None
         if isinstance(self.encoder, FlashEncoder):
             frames = video[:, :, stored[0]]  # (B, L, Dv)
@@ -102,7 +103,8 @@ class PyramidModel(GroundingModel):
                 extra["other_saliency"] = self._saliency(other, places)
                 extra["other_attention"] = other_attention
                 extra["genuine"] = (video != rolled(video)).flatten(1).any(1)
-            return self._read(F.relu(encoded), video_mask, places, sentences, saliency, extra)
+            found = self._read(F.relu(encoded), video_mask, places, sentences, saliency, extra)
+            return found._replace(**existence)
         position = clip_positions(places, self.config.width)
         by_step = (
             torch.stack([x[:, :, layer] for layer in stored]) for x in (video, text)
@@ -114,7 +116,8 @@ class PyramidModel(GroundingModel):
         )
         pooled = self.pooling(words, text_mask)  # (U, B, F)
         extra = {"layer_clips": layer_clips, "layer_sentences": pooled}
-        return self._read(F.relu(encoded), video_mask, places, pooled[-1], None, extra)
+        found = self._read(F.relu(encoded), video_mask, places, pooled[-1], None, extra)
+        return found._replace(**existence)
 
     def _saliency(self, clips: Tensor, places: Tensor) -> Tensor:
         """<W1 clip, W2 mean of the clips> / sqrt(F) -> (B, L) float32."""

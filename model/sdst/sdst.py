@@ -101,6 +101,7 @@ class SDST(GroundingModel):
             actionness=actionness,
             saliency=F.cosine_similarity(dense.float(), sentences[uses[-1], :, None], dim=-1),
             queries=queries,
+            **self.judge_existence(video, video_mask, text, text_mask),
             own=Projections(clips, sentences),
         )
 

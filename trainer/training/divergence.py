@@ -7,6 +7,7 @@ from torch import nn
 
 from data_pipeline.stream.batches import PairBatch
 from model.interface import Objective
+from trainer.training.targets import targets
 
 NAMED = 8  # pairs that a message lists
 
@@ -30,9 +31,7 @@ def diagnose(
         prediction = network(
             batch.video.float(), batch.video_mask, batch.text.float(), batch.text_mask
         )
-    _, losses = criterion(
-        prediction, batch.windows, batch.window_mask, batch.saliency, batch.video_mask
-    )
+    _, losses = criterion(prediction, **targets(batch, criterion))
     sound = torch.stack(
         [
             torch.isfinite(tensor.float()).flatten(1).all(1)

@@ -20,6 +20,7 @@ from trainer.training.optimization import set_rates
 from trainer.training.preemption import StopSignals
 from trainer.training.randomness import draw_pairs, seed_step
 from trainer.training.sharding import Learner
+from trainer.training.targets import targets
 
 
 def train_epoch(
@@ -110,11 +111,8 @@ def gradient(
             with record_function("losses"):
                 loss, losses = criterion(
                     prediction,
-                    part.windows,
-                    part.window_mask,
-                    part.saliency,
-                    part.video_mask,
-                    draw.to(accelerator.device),
+                    **targets(part, criterion),
+                    draw=draw.to(accelerator.device),
                 )
             with record_function("backward"):
                 accelerator.backward(loss)

@@ -3,7 +3,13 @@ import pytest
 import torch
 
 from data_pipeline.annotations import Annotation
-from data_pipeline.stream.batches import BatchBuffer, target_saliency, target_windows
+from data_pipeline.stream.batches import (
+    BatchBuffer,
+    merge,
+    sentence_numbers,
+    target_saliency,
+    target_windows,
+)
 
 
 def annotate(*windows, saliency=None):
@@ -47,6 +53,43 @@ def test_a_window_behind_the_stored_clips_is_no_target():
     assert batch.window_mask.tolist() == [[True, True]]
     centres = (batch.windows[0, :, 0] * 12).tolist()
     assert centres == pytest.approx([3.0, 11.0])
+
+
+def batch_of(*rows):
+    """A batch of (annotation, all sentences about its video)."""
+    buffer = BatchBuffer(len(rows), clips=10, tokens=1, video_shape=(1, 1), text_shape=(1, 1))
+    for annotation, sentences in rows:
+        buffer.row(10, 1)
+        buffer.add(10, 1, annotation, 2.0, False, sentences)
+    return buffer.finish([])
+
+
+def test_an_empty_list_of_windows_says_no_and_none_says_nothing():
+    given = [annotate((0, 2)), annotate(), Annotation("q", "a dog", "v", 20.0)]
+    given.append(Annotation("q", "a dog", "v", 20.0, saliency={1: (4.0,)}))
+    batch = batch_of(*((annotation, ()) for annotation in given))
+    assert batch.present.tolist() == [1, 0, -1, 1]
+
+
+def test_a_row_tells_its_sentence_and_all_sentences_of_its_video():
+    batch = batch_of((annotate(), ("a cat", "a dog", "a bird")), (annotate(), ("A  dog.",)))
+    assert batch.sentence[0] == batch.sentence[1]  # but for case, spaces and punctuation
+    assert (batch.sentence > 0).all()
+    assert batch.sentences.shape == (2, 4)
+    assert batch.sentences[1].tolist() == [batch.sentence[0]] * 2 + [0, 0]
+    assert len(set(batch.sentences[0].tolist())) == 3
+
+
+def test_numbers_of_sentences_are_the_same_in_every_process():
+    assert sentence_numbers(("a dog", "!")) == (9151722581430185315, 2291492992336893264)
+    assert len(set(sentence_numbers(("!", "?", "", "a", "\ud800")))) == 5
+
+
+def test_parts_whose_videos_have_differently_many_sentences_are_put_together():
+    parts = [batch_of((annotate(), ("a", "b"))), batch_of((annotate(), ()))]
+    whole = merge(parts, [np.array([1]), np.array([0])])
+    assert whole.sentences[0].tolist() == [whole.sentence[0], 0, 0]
+    assert (whole.sentences[1] > 0).all()
 
 
 def test_padding_is_zero_whatever_the_memory_held():

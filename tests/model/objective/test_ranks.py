@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from model.config import LossConfig, LossWeights
+from model.interface import Sentences
 from model.kinds import KINDS, build, build_objective
 from model.objective.ranks import next_sentences
 
@@ -28,14 +29,16 @@ OWN = {
     "qd_detr": {"queries": 6, "feed_forward": 64},
     "pyramid": {"feed_forward": 64, "dummies": 3, "encoder_layers": 1, "text_to_video_layers": 2},
 }
+JUDGED = "moment_detr that judges existence"
 
 
 def learn(kind, rows, wrap):
     """Losses and gradients of the given rows of a fixed batch, padded to their own longest."""
     torch.manual_seed(0)
+    judged, kind = kind == JUDGED, kind.partition(" ")[0]
     config = KINDS[kind].config(
         video_width=12, text_width=10, width=32, heads=4, input_dropout=0.0, dropout=0.0,
-        **OWN[kind],
+        existence=judged, **OWN[kind],
     )  # fmt: skip
     model = build(config)
     with torch.no_grad():  # away from the zero initialisations, so that every part has a gradient
@@ -47,7 +50,13 @@ def learn(kind, rows, wrap):
     saliency = torch.randint(0, 4, (PAIRS, 12)) / 3
     saliency[2] = 0  # a pair without highlights, so that the halves count differently many
     draw = torch.rand(PAIRS)
-    longest = int(CLIPS[rows].max())
+    longest = int(CLIPS.max() if judged else CLIPS[rows].max())
+    told = {}
+    if judged:  # the last two are about one video, the fourth says what the first does
+        present = torch.tensor([1, 0, -1, 1, 1, 1], dtype=torch.int8)[rows]
+        said = torch.tensor([1, 2, 3, 1, 5, 6])
+        own = torch.stack((said, torch.tensor([0, 0, 0, 0, 6, 5])), 1)[rows]
+        told = {"sentences": Sentences(present, said[rows], own)}
     clip_mask = torch.arange(longest) < CLIPS[rows][:, None]
     wrapped = wrap(model)  # held on to: DDP averages during the backward pass
     word_mask = torch.arange(5) < WORDS[rows][:, None]
@@ -59,7 +68,7 @@ def learn(kind, rows, wrap):
     loss = LossConfig(weights=weights) if kind == "sdst" else KINDS[kind].loss()
     total, losses = build_objective(config, loss)(
         prediction, windows[rows], window_mask[rows], saliency[rows, :longest], clip_mask,
-        draw[rows],
+        draw[rows], **told,
     )  # fmt: skip
     total.backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
@@ -80,7 +89,7 @@ def run_rank(kind, rank, folder):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", OWN)
+@pytest.mark.parametrize("kind", [*OWN, JUDGED])
 def test_two_ranks_with_half_the_batch_each_learn_what_one_rank_learns(tmp_path, kind):
     root = Path(__file__).parents[3]
     ranks = [

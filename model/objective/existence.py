@@ -1,0 +1,75 @@
+"""The objective of the existence head: sentences of a video against those of other videos."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.interface import Objective, Prediction, Sentences
+from model.layers.existence import existence_logits
+from model.objective.ranks import gather, world_size
+
+OTHERS = 64
+"""Sentences of the batch that each video is held against at most, beside its own."""
+
+
+class WithExistence(Objective):
+    """The objective of any kind, and one more term, `existence`."""
+
+    judges_existence = True
+
+    def __init__(self, objective: Objective, weight: float) -> None:
+        super().__init__()
+        self.objective, self.weight = objective, weight
+
+    def forward(
+        self,
+        prediction: Prediction,
+        windows: Tensor,
+        window_mask: Tensor,
+        saliency: Tensor,
+        video_mask: Tensor,
+        draw: Tensor | None = None,
+        sentences: Sentences | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Objective`; `sentences` are needed."""
+        assert sentences is not None
+        targets = windows, window_mask, saliency, video_mask, draw
+        loss, losses = self.objective(prediction, *targets)
+        losses["existence"] = existence_loss(prediction, video_mask, sentences)
+        return loss + self.weight * losses["existence"], losses
+
+
+def existence_loss(prediction: Prediction, video_mask: Tensor, sentences: Sentences) -> Tensor:
+    """Cross-entropy of the pairs as they are annotated, mean over those that are, plus that of each
+    video with the sentences of up to `OTHERS` following pairs of the global batch, mean over all.
+
+    No negative is a sentence that equals one of the video's own. All ranks compute it alike.
+    """
+    assert prediction.clip_evidence is not None
+    assert prediction.sentence_evidence is not None
+    clips, said = (
+        everyone(x.float()) for x in (prediction.clip_evidence, prediction.sentence_evidence)
+    )
+    mask, present, text = (
+        everyone(x) for x in (video_mask, sentences.present, sentences.text)
+    )  # (G, L), (G,), (G,)
+    count = len(said)
+    here = torch.arange(count, device=said.device)
+    following = (here[:, None] + here[: 1 + OTHERS]) % count  # (G, N), the own sentence first
+    logits = existence_logits(clips, mask, said[following])  # (G, N)
+
+    known = present >= 0
+    right = F.softplus(torch.where(present > 0, -logits[:, 0], logits[:, 0]))  # (G,)
+    annotated = torch.where(known, right, 0.0).sum() / known.sum().clamp(min=1)
+
+    # What each rank's videos say of themselves is held against the texts of all.
+    other = ~(sentences.own[:, :, None] == text).any(1)  # (B, G)
+    negative = everyone(other).gather(1, following)  # (G, N)
+    made = torch.where(negative, F.softplus(logits), 0.0).sum() / negative.sum().clamp(min=1)
+    return annotated + made
+
+
+def everyone(x: Tensor) -> Tensor:
+    """(B, ...) of every rank -> (G, ...) in the order of the global batch, with gradients."""
+    ranks = gather(x)  # row i of rank r of W is row r + W i of the global batch
+    return ranks.view(world_size(), *x.shape).transpose(0, 1).flatten(0, 1)
