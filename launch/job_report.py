@@ -4,7 +4,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +20,8 @@ from data_pipeline.features.verify import read_failures
 from data_pipeline.storage import Location
 from trainer.cli import terminal
 from trainer.config import TrackingConfig
+from trainer.tracking.prometheus import ExtractionMetrics, offered
+from trainer.tracking.tensorboard import check_installed
 from trainer.tracking.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -186,16 +188,46 @@ def tell(summary: "Summary", config: JobConfig) -> None:
 
 @contextmanager
 def _record(config: JobConfig, tracking: TrackingConfig | None) -> Iterator[Report]:
-    """Keeps the progress in metrics.jsonl and MLflow, where that is asked for."""
+    """Keeps the progress in metrics.jsonl and MLflow and shows it, where that is asked for.
+
+    In a bucket there is no metrics.jsonl to deliver from: such a job can only be watched.
+    """
     if tracking is None:
         yield lambda _: None
         return
     folder = Location(config.output)
-    if folder.local is None:
-        raise InputError("tracking: needs an output folder on a disk")
-    folder.mkdir()
+    if folder.local is None and (tracking.mlflow or tracking.tensorboard):
+        raise InputError(
+            "tracking: records need an output folder on a disk; with one in a bucket set "
+            "tracking.mlflow and tracking.tensorboard to false, and watch it by tracking.prometheus"
+        )
+    if tracking.tensorboard:
+        check_installed()
     name = config.split or folder.name
-    tracker = Tracker(folder.local, tracking, f"features {name}", asdict(config), {})
+    with ExitStack() as stack:
+        show: Report = lambda _: None  # noqa: E731
+        if tracking.prometheus:
+            metrics = ExtractionMetrics(name)
+            port = stack.enter_context(offered(metrics.registry, tracking.prometheus))
+            CONSOLE.print(f"numbers for Prometheus at port {port}", highlight=False)
+            show = metrics.show
+        if folder.local is None:
+            yield show
+            return
+        folder.mkdir()
+        with _tracked(
+            Tracker(folder.local, tracking, f"features {name}", asdict(config), {})
+        ) as log:
+
+            def report(progress: "Progress") -> None:
+                show(progress)
+                log(progress)
+
+            yield report
+
+
+@contextmanager
+def _tracked(tracker: Tracker) -> Iterator[Report]:
     status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
     try:
         yield lambda progress: tracker.log("features", progress.done, 0.0, **numbers(progress))

@@ -1,11 +1,12 @@
 """What can an experiment set? Each section in its dataclass, and the whole of them."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from data_pipeline.config import DataConfig
-from data_pipeline.untrusted import parse_yaml, plain_name, reading
+from data_pipeline.untrusted import parse_yaml, plain_name, reading, shown
 from model.config import LossConfig, ModelConfig, ObjectiveConfig, SDSTConfig
 from model.kinds import KINDS
 
@@ -15,7 +16,7 @@ LONGEST_WAIT = 10**6
 # May change when a run goes on: how it is carried out, not what comes of it.
 CARRIED_OUT = (
     "resume", "processes", "timeout", "grace", "checkpoints", "data.name", "data.workers",
-    "data.prefetch",
+    "data.prefetch", "tracking.prometheus", "tracking.tensorboard",
 )  # fmt: skip
 
 LONGEST = 1e6
@@ -200,6 +201,9 @@ class TrackingConfig:
         close_wait: seconds to wait at the end for a slow MLflow server (5 at most if it was killed)
         peak_tflops: what one rank's device could do, for the FLOP utilisation; none measures a
             large matrix product at the start
+        prometheus: host:port where a Prometheus may ask how the work goes: 127.0.0.1:9400 answers
+            this machine only, 0.0.0.0:9400 whoever reaches it; none offers nothing
+        tensorboard: write the records for TensorBoard, too, into the run's tensorboard/
     """
 
     mlflow: bool = True
@@ -207,12 +211,27 @@ class TrackingConfig:
     every: int = 10
     close_wait: float = 60.0
     peak_tflops: float | None = None
+    prometheus: str | None = None
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         if self.every < 1:
             raise ValueError("tracking.every must be at least 1")
+        if self.prometheus is not None:
+            address_of(self.prometheus)
         if self.peak_tflops is not None and self.peak_tflops <= 0:
             raise ValueError("tracking.peak_tflops must be positive, or null to measure")
+
+
+def address_of(text: str) -> tuple[str, int]:
+    """The host and the port of tracking.prometheus; ValueError if it names none."""
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")  # [::]:9400
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+        raise ValueError(
+            f"tracking.prometheus {shown(text)} must be host:port, such as 127.0.0.1:9400"
+        )
+    return host, int(port)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from model.kinds import build_objective
 from trainer.cli import dump_config, terminal
 from trainer.config import Config, experiment
 from trainer.judging.judging import check_metric, finish, select
+from trainer.tracking.prometheus import TrainingMetrics, offered
+from trainer.tracking.tensorboard import check_installed
 from trainer.tracking.tracking import End, flatten
 from trainer.training.checkpoints import State
 from trainer.training.loop import train_epoch
@@ -24,7 +26,7 @@ from trainer.training.preemption import Stopped, StopSignals
 from trainer.training.processes import describe, join, leave, lost_contact, on_main
 from trainer.training.progress import TrainingBar
 from trainer.training.randomness import make_deterministic
-from trainer.training.run import Run, make_meter, open_data, resume
+from trainer.training.run import Run, Splits, make_meter, open_data, resume
 from trainer.training.splits import doubts_of
 
 CONSOLE = terminal()
@@ -51,7 +53,8 @@ def carry_out(config: Config) -> int:
         if accelerator.is_main_process:
             for line in doubts_of(data.train.features):
                 CONSOLE.print(f"warning: {line}", style="yellow")
-        run = resume(config, accelerator, data, stop, CONSOLE)
+        watched = holding.enter_context(watchable(config, accelerator, data))
+        run = resume(config, accelerator, data, stop, CONSOLE, watched)
         status: End = "FAILED"
         try:
             with stopping_where_nothing_can_be_written(run):
@@ -113,6 +116,29 @@ def held(config: Config, accelerator: Accelerator) -> Iterator[None]:
 
 
 @contextmanager
+def watchable(
+    config: Config, accelerator: Accelerator, data: Splits
+) -> Iterator[TrainingMetrics | None]:
+    """What a Prometheus may ask the main process for, where tracking.prometheus says.
+
+    All ranks end where the address cannot be had, or what tracking asks for is not installed.
+    """
+    with ExitStack() as stack:
+        watched: list[TrainingMetrics] = []
+
+        def offer() -> None:
+            if config.tracking.tensorboard:
+                check_installed()
+            if config.tracking.prometheus:
+                watched.append(TrainingMetrics(config.name, config.epochs * data.train.steps))
+                port = stack.enter_context(offered(watched[0].registry, config.tracking.prometheus))
+                CONSOLE.print(f"numbers for Prometheus at port {port}", highlight=False)
+
+        on_main(accelerator, offer)
+        yield watched[0] if watched else None
+
+
+@contextmanager
 def stopping_where_nothing_can_be_written(run: Run) -> Iterator[None]:
     """What a full disk, or one that became read-only, costs: the line says so."""
     try:
@@ -162,6 +188,8 @@ def train(run: Run) -> None:
 
         def on_step() -> None:
             bar.move()
+            if run.tracker:
+                run.tracker.moved(state.step, state.skipped)
             if state.step % config.tracking.every == 0 or state.step == config.epochs * steps:
                 bar.tell(record(run, meter))
             if every and state.step % every == 0 and state.batch < steps:

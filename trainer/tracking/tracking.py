@@ -1,4 +1,5 @@
-"""Where do a run's numbers go? To metrics.jsonl at once, and from there to MLflow.
+"""Where do a run's numbers go? To metrics.jsonl at once, and from there to MLflow; where that is
+asked for, to TensorBoard and to whoever watches, too.
 
 The file is the truth and the queue: `trainer.tracking.delivery`, a process beside the training,
 follows it and brings MLflow up to date. A server that is slow, away or restarted costs the training
@@ -24,7 +25,9 @@ from data_pipeline.errors import InputError
 from data_pipeline.output import NotWritten, open_beside_others, write_bytes, write_text, writing
 from data_pipeline.untrusted import read_json, read_text, reading, shown
 from trainer.config import TrackingConfig
+from trainer.tracking.prometheus import TrainingMetrics
 from trainer.tracking.run_files import parse_record
+from trainer.tracking.tensorboard import TensorBoard
 
 LOG = logging.getLogger(__name__)
 
@@ -123,7 +126,9 @@ class Tracker:
         step: int = 0,
         run_id: str | None = None,
         datasets: Sequence[dict[str, str]] = (),
+        watched: TrainingMetrics | None = None,
     ) -> None:
+        self._watched = watched
         self._folder, self._close_wait = folder, config.close_wait
         self._record = RunRecord.read(folder) or RunRecord(
             key=uuid.uuid4().hex,
@@ -140,6 +145,7 @@ class Tracker:
         self._written = keep_until(folder / "metrics.jsonl", step)
         self._path = folder / "metrics.jsonl"
         self._file = open_beside_others(self._path, append=True)
+        self._board = TensorBoard(folder / "tensorboard", step) if config.tensorboard else None
         self._delivery = start_delivery(folder) if config.mlflow else None
 
     @property
@@ -160,6 +166,15 @@ class Tracker:
         with writing(self._path):
             self._file.write(f"{json.dumps(record)}\n".encode())
             self._file.flush()
+        if self._board:
+            self._board.log(kind, step, numbers)
+        if self._watched:
+            self._watched.log(kind, numbers)
+
+    def moved(self, step: int, skipped: int) -> None:
+        """Tell whoever watches that a step is done, and how many were left out so far."""
+        if self._watched:
+            self._watched.moved(step, skipped)
 
     def artifact(self, name: str) -> None:
         """Keep a file of the run's folder, one of `KEPT`, with the run."""
@@ -185,6 +200,8 @@ class Tracker:
             self._record.write(self._folder)
         except NotWritten as error:  # the run ends by what it did, not by what is told of it
             LOG.warning("%s", error)
+        if self._board:
+            self._board.close()
         if self._delivery is None:
             return
         wait = min(self._close_wait, KILLED_WAIT) if status == "KILLED" else self._close_wait

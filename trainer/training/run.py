@@ -15,6 +15,7 @@ from model.interface import GroundingModel
 from model.kinds import build
 from trainer.cli import dump_config
 from trainer.config import Config
+from trainer.tracking.prometheus import TrainingMetrics
 from trainer.tracking.tracking import End, Tracker
 from trainer.training import checkpoints
 from trainer.training.checkpoints import Checkpoints, State
@@ -96,7 +97,12 @@ class Run:
 
 
 def resume(
-    config: Config, accelerator: Accelerator, data: Splits, stop: StopSignals, console: Console
+    config: Config,
+    accelerator: Accelerator,
+    data: Splits,
+    stop: StopSignals,
+    console: Console,
+    watched: TrainingMetrics | None = None,
 ) -> Run:
     """Model, optimizer and records, as a checkpoint left them or at the beginning.
 
@@ -136,7 +142,7 @@ def resume(
         judge,
         state,
         Checkpoints(own, config.checkpoints, dump_config(config), main, begun),
-        track(config, data, model, state) if main else None,
+        track(config, data, model, state, watched) if main else None,
     )
 
 
@@ -154,7 +160,13 @@ def choose_checkpoint(config: Config) -> Path | None:
     return path
 
 
-def track(config: Config, data: Splits, model: GroundingModel, state: State) -> Tracker:
+def track(
+    config: Config,
+    data: Splits,
+    model: GroundingModel,
+    state: State,
+    watched: TrainingMetrics | None,
+) -> Tracker:
     """Open the run's records; for the main process only."""
     parameters = dataclasses.asdict(config) | {"trainable_parameters": trainable_parameters(model)}
     return Tracker(
@@ -174,6 +186,7 @@ def track(config: Config, data: Splits, model: GroundingModel, state: State) -> 
             )
             if split is not None
         ],
+        watched,
     )
 
 
