@@ -19,6 +19,7 @@ SUMMARY = Summary(
     stored=3,
     failures={"empty": 6, "missing": 1},
     queries=4,
+    left_out=0,
     clips=30,
     bytes=10**6,
     shards=2,
