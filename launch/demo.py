@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_pipeline.errors import InputError
-from launch.demo_videos import Videos, find_examples
+from launch.demo_videos import Videos, find_examples, find_tries
 from launch.predict import add_encoder, check_encoder, load
 from launch.predict_batch import is_zero_shot
 from trainer.cli import command, make_parser, parse
@@ -123,7 +123,7 @@ def serve(grounder: "VideoGrounder", run: Path, temporary: Path, options: Any) -
         raise InputError(f"{error}; install it with: pip install 'sdst[demo]'") from error
     (temporary / "videos").mkdir()
     videos = Videos(temporary / "videos", options.videos, 60 * options.keep)
-    page = demo_page.Page(grounder, videos, find_examples(run), options.threshold)
+    page = demo_page.Page(grounder, videos, find_examples(run), options.threshold, find_tries(run))
     most = round(1e6 * options.max_upload)
     blocks = demo_page.build(page, run.resolve().name, most)
     calls = {number: len(function.inputs) for number, function in blocks.fns.items()}

@@ -22,7 +22,7 @@ from trainer.pictures.pages import fill
 
 LOG = logging.getLogger(__name__)
 
-SHOWN = 5  # windows of a sentence
+SHOWN = 5  # windows of a sentence, and sentences to try
 MOST_SENTENCES = 20  # at once
 LONGEST = 500  # letters of a sentence
 WAITING = 50  # requests, before further ones are refused
@@ -31,8 +31,9 @@ WAITING = 50  # requests, before further ones are refused
 class Page:
     """What the page's events do.
 
-    grounder: answers. videos: those at hand. examples: those on offer. Windows with a
-    score below `threshold` are folded away. `stopping` ends what runs.
+    grounder: answers. videos: those at hand. examples: those on offer. Windows with a score below
+    `threshold` are folded away. tries: sentences of which those are offered that fit a video.
+    `stopping` ends what runs.
     """
 
     def __init__(
@@ -41,11 +42,13 @@ class Page:
         videos: Videos,
         examples: Sequence[Example],
         threshold: float = 0.0,
+        tries: Sequence[str] = (),
     ) -> None:
         self.grounder = grounder
         self.videos = videos
         self.examples = examples
         self.threshold = threshold
+        self.tries = list(tries)
         self.stopping = threading.Event()
 
     def choose(self, event: gr.EventData) -> tuple[str, str, str, str]:
@@ -74,8 +77,10 @@ class Page:
         return fill("demo_player.html", video=video), video.key
 
     def ask(self, key: str, text: str, progress: Any) -> str:
-        """The answer to the sentences in `text`, one a line."""
+        """The answer to the sentences in `text`, one a line; without any, sentences to try."""
         try:
+            if not text.strip() and key and self.tries:
+                return self._offer(self.videos.get(key), progress)
             sentences = _sentences(text)
             if not key:
                 raise InputError("There is no video yet; choose one or upload your own")
@@ -94,6 +99,16 @@ class Page:
             f"answered in {answered - encoded:.2f} s."
         )
         return _answer(video, found, summary, features.warnings, self.threshold)
+
+    def _offer(self, video: Video, progress: Any) -> str:
+        """Sentences of which the model is surest that something in the video fits them."""
+        if video.fitting is None:
+            features = video.features(self.grounder, self._watch(progress))
+            found = self.grounder.predict(features, self.tries)
+            best = {each.query: each.windows[0][2] for each in found if each.windows}
+            fit = [query for query, score in best.items() if score >= self.threshold]
+            video.fitting = sorted(fit, key=lambda query: -best[query])[:SHOWN]
+        return fill("demo_tries.html", tries=video.fitting)
 
     def _watch(self, progress: Any) -> Callable[[float], None]:
         def watch(share: float) -> None:
@@ -225,6 +240,8 @@ def build(page: Page, name: str, most: int) -> gr.Blocks:
             sentences = gr.Textbox(
                 label="What to look for, one sentence a line",
                 placeholder="a dog jumps into the water",
+                info="Find, without a sentence, offers some that fit." if page.tries else None,
+                elem_id="sentences",
                 lines=2,
                 max_lines=8,
                 scale=5,

@@ -31,6 +31,7 @@ LOG = logging.getLogger(__name__)
 
 EXAMPLES = 6  # videos offered
 SENTENCES = 2  # offered with each
+TRIES = 64  # sentences among which are those that fit a video
 CLIPS_KEPT = 32  # of one video, cut
 UNFIT = re.compile(r"^.*[/\\]|[^\w.()+ -]")  # folders, and what a file's name should not have
 LONGEST_NAME = 60  # letters, of four bytes at most; the end tells the kind of file
@@ -75,20 +76,39 @@ def find_examples(run: Path) -> list[Example]:
     return examples
 
 
+def find_tries(run: Path) -> list[str]:
+    """Sentences that a run's model was judged on, at most `TRIES`, from all over the file."""
+    path = run / "predictions.jsonl"
+    if not path.is_file():
+        return []
+    try:
+        with reading(path, "evaluate the run again"):
+            asked = dict.fromkeys(str(row["query"]) for _, row in iter_rows(path, nan=True))
+    except InputError as error:
+        LOG.warning("no sentences to try: %s", error)
+        return []
+    fit = [query for query in asked if query.strip() and "\n" not in query]
+    step = max(1, -(-len(fit) // TRIES))
+    return fit[::step]
+
+
 @dataclass(eq=False)
 class Video:
     """A video that is asked about, under a `key` that nobody guesses.
 
-    `duration` in seconds; `strip` are pictures at even times, as addresses. What lies in `folder`
-    goes with it: an upload itself and the clips cut from it.
+    `file` is the video with its frames listed; `duration` in seconds; `strip` are pictures at even
+    times, as addresses; `fitting` are sentences that were found to fit, once that was asked for.
+    What lies in `folder` goes with it: an upload itself and the clips cut from it.
     """
 
     key: str
     path: Path
     folder: Path
+    file: VideoFile
     duration: float
     strip: list[str]
     used: float = 0.0
+    fitting: list[str] | None = None
     _features: "VideoFeatures | None" = None
     _cutting: threading.Lock = field(default_factory=threading.Lock)
 
@@ -118,7 +138,7 @@ class Video:
         with self._cutting:
             if not clip.is_file():
                 with _named(self.path):
-                    cut(self.path, start, end, clip, codecs=PLAYABLE)
+                    cut(self.file, start, end, clip, codecs=PLAYABLE)
                 by_age = sorted(clip.parent.iterdir(), key=lambda path: path.stat().st_mtime)
                 for old in by_age[:-CLIPS_KEPT]:
                     old.unlink()
@@ -182,7 +202,7 @@ class Videos:
             file = VideoFile(path, damage="bear")
             duration = file.info.duration
             strip = [data_uri(picture) for picture in film_strip(file, duration)]
-        video = Video(secrets.token_urlsafe(16), path, folder, duration, strip)
+        video = Video(secrets.token_urlsafe(16), path, folder, file, duration, strip)
         with self._lock:
             self._use(video)
             while len(self._held) > self._most:

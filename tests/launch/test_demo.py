@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import re
 import socket
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from PIL import Image
 from data_pipeline.errors import InputError
 from data_pipeline.extraction.encoding import VideoFeatures
 from launch import demo
-from launch.demo_videos import Videos, find_examples
+from launch.demo_videos import TRIES, Videos, find_examples, find_tries
 from trainer.inference.grounding import Grounding
 
 
@@ -143,6 +144,15 @@ def test_an_upload_stays_in_its_folder_whatever_it_is_called(
         path.touch()
         assert path.resolve().parent.parent == (tmp_path / "kept").resolve()
         assert not path.name.startswith(".")
+
+
+def test_clips_of_a_video_are_cut_without_listing_its_frames_again(
+    videos: Videos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = upload(videos, film(tmp_path / "film.mp4"))
+    monkeypatch.setattr("data_pipeline.video.video.list_video", None)
+    for start in (0.0, 1.3):
+        assert video.clip(start, 2.0).is_file()
 
 
 def test_a_clip_is_cut_once_and_coded_so_that_browsers_play_it(
@@ -307,6 +317,41 @@ def test_windows_below_the_threshold_are_folded_away(
     html = page.ask(key, "a dog", silent)
     assert "None with a score of 0.95 or more" in html
     assert "2 less sure" in html
+
+
+def test_without_a_sentence_those_are_offered_that_fit_the_video_best(
+    page: Any, videos: Videos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def predict(features: VideoFeatures, sentences: list[str]) -> list[Grounding]:
+        saliency = np.zeros(2, np.float32)
+        return [
+            Grounding(each, 4.0, 2.0, ((0.0, 1.0, len(each) / 10),), saliency) for each in sentences
+        ]
+
+    key = upload(videos, film(tmp_path / "film.mp4")).key
+    assert "Write what to look for" in page.ask(key, " ", silent)  # there are none to try
+    monkeypatch.setattr(page.grounder, "predict", predict)
+    page.tries = ["<b>", "six   ", "eight   ", "two", "fourth", "fifth  ", "o"]
+    page.threshold = 0.2
+    html = page.ask(key, " \n", silent)
+    offered = re.findall(r'data-try="([^"]*)"', html)
+    assert offered == ["eight   ", "fifth  ", "six   ", "fourth", "&lt;b&gt;"]
+    page.threshold, page.tries = 2.0, ["one", "two"]
+    assert page.ask(key, "", silent) == html  # known by now
+    other = upload(videos, film(tmp_path / "other.mp4")).key
+    assert "seems to fit; write your own" in page.ask(other, "", silent)
+    assert "There is no video yet" in page.ask("", "a dog", silent)
+
+
+def test_sentences_to_try_come_from_all_over_the_runs_predictions(tmp_path: Path) -> None:
+    rows = [{"vid": "v", "query": f"sentence {n // 2}"} for n in range(400)]
+    (tmp_path / "predictions.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    tries = find_tries(tmp_path)
+    assert 40 < len(tries) <= TRIES
+    assert len(set(tries)) == len(tries)
+    assert int(tries[-1].split()[1]) > 190
+    (tmp_path / "predictions.jsonl").write_text("[]\n")
+    assert find_tries(tmp_path) == find_tries(tmp_path / "nowhere") == []
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import base64
 import http.client
+import http.server
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -80,7 +82,7 @@ class Server:
     `temporary` is where it writes, `printed` a file of what it prints.
     """
 
-    def __init__(self, run: Path, temporary: Path, files: Path | None = None) -> None:
+    def __init__(self, run: Path, temporary: Path, files: Path | None = None, *flags: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.temporary = files or temporary / "files"
@@ -90,14 +92,14 @@ class Server:
         command = [sys.executable, "-m", "launch.demo", "--model", str(run)]
         self.process = subprocess.Popen(
             # The model is untrained: it is sure of nothing.
-            [*command, "--port", str(self.port), "--max-upload", "1", "--threshold", "0"],
+            [*command, "--port", str(self.port), "--max-upload", "1", "--threshold", "0", *flags],
             stdout=self.printed.open("wb"),
             stderr=subprocess.STDOUT,
             env=os.environ | {"TMPDIR": str(self.temporary)},
         )
         while not self.printed.read_bytes() and self.process.poll() is None:
             time.sleep(0.1)
-        assert self.printed.read_text() == f"Open {self.address} (Ctrl-C ends it)\n"
+        assert self.printed.read_text().startswith(f"Open {self.address}")
 
     def send(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
@@ -268,8 +270,19 @@ def test_what_cannot_be_used_is_said_in_a_sentence(
     page.get_by_text("large.mp4 has 1.2 MB; at most 1 MB are taken.").wait_for()
     upload(page, film(tmp_path / "good.mp4"))
     page.locator("video").wait_for()
+
+
+def test_a_sentence_that_fits_an_upload_is_offered_and_asked_when_pressed(
+    open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    page = open_page()
+    upload(page, film(tmp_path / "mine.mp4"))
+    page.locator("video").wait_for()
     find(page, " ")
-    page.get_by_text("Write what to look for, one sentence a line.").wait_for()
+    page.get_by_role("button", name="a yellow square wanders to the right").click()
+    page.get_by_role("heading", name="“a yellow square wanders to the right”").wait_for()
+    asked = page.get_by_label("What to look for").input_value()
+    assert asked == "a yellow square wanders to the right"
 
 
 # Gradio fades in what has changed.
@@ -433,6 +446,72 @@ def test_a_proxy_does_not_hinder_it_and_the_next_start_sweeps_what_a_kill_left(
     finally:
         second.process.kill()
         second.process.wait()
+
+
+class Proxy(http.server.BaseHTTPRequestHandler):
+    """Shows what a server has below a path: takes the path off, and sends on what comes."""
+
+    path_shown, port = "", 0
+
+    def pass_on(self) -> None:
+        if not self.path.startswith(f"{self.path_shown}/"):
+            self.send_error(404)
+            return
+        headers = dict(self.headers.items()) | {"Host": f"127.0.0.1:{self.port}"}
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        asked = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        asked.request(self.command, self.path[len(self.path_shown) :], body, headers)
+        answer = asked.getresponse()
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("transfer-encoding", "connection", "date", "server"):
+                self.send_header(name, value)
+        self.end_headers()  # as HTTP 1.0: the answer's end is that of the connection
+        while part := answer.read1():
+            self.wfile.write(part)
+            self.wfile.flush()
+
+    do_GET = do_POST = do_HEAD = pass_on
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+def test_behind_a_proxy_it_is_used_at_the_proxys_path(
+    run: Path, tmp_path: Path, chromium: Any
+) -> None:
+    served = Server(run, tmp_path, None, "--root-path", "/tools/grounding")
+    handler = type("Handler", (Proxy,), {"path_shown": "/tools/grounding", "port": served.port})
+    proxy = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    context = chromium.new_context()
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    failed: list[str] = []
+    page.on("response", lambda r: failed.append(r.url) if r.status >= 400 else None)
+    shown = f"http://127.0.0.1:{proxy.server_port}/tools/grounding/"
+    try:
+        page.goto(shown)
+        page.locator("input[type=file]").wait_for(state="attached")
+        upload(page, film(tmp_path / "mine.mp4"))
+        page.get_by_text("mine.mp4 · 6 s").wait_for()
+        find(page, "a square")
+        page.locator("button.track").first.click()
+        page.wait_for_function("document.querySelector('video').currentTime > 0")
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Save clip 1").click()
+        assert download.value.path().stat().st_size
+        drawn = page.get_by_role("application", name="Predicted saliency")
+        drawn.wait_for()
+    finally:
+        context.close()
+        proxy.shutdown()
+        served.process.kill()
+        served.process.wait()
+    assert not failed
+    assert all(url.startswith((shown, "data:", "blob:")) for url in asked), asked
 
 
 def test_ctrl_c_ends_it_with_one_line_and_leaves_nothing(

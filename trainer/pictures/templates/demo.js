@@ -1,4 +1,5 @@
-// A window plays from its start; a line on the timelines goes with the video.
+// A window plays from its start; a line on the timelines goes with the video. A sentence to try is
+// asked.
 (() => {
   let offset = 0; // where in the video the clip begins that is played in its place
   const screen = () => document.getElementById("video");
@@ -18,6 +19,15 @@
     }
     video.play().catch(() => {}); // a fault of the file is told by its error event
     video.scrollIntoView({ block: "nearest", behavior: "smooth" });
+  });
+
+  document.addEventListener("click", (event) => {
+    const chosen = event.target.closest("button[data-try]");
+    if (!chosen) return;
+    const sentences = document.querySelector("#sentences textarea");
+    sentences.value = chosen.dataset.try;
+    sentences.dispatchEvent(new Event("input", { bubbles: true }));
+    setTimeout(() => document.getElementById("find").click(), 0); // once Gradio knows the sentence
   });
 
   // Events of a video do not bubble.
