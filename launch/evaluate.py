@@ -2,6 +2,7 @@
 
     python -m launch.evaluate --predictions P.jsonl --annotations A.jsonl --dataset qvhighlights
     python -m launch.evaluate --predictions P.jsonl --annotations A.jsonl --versus Q.jsonl
+    python -m launch.evaluate --task vcmr --predictions P.jsonl --annotations A.jsonl
     python -m launch.evaluate --check submission.zip --annotations val.jsonl test.jsonl
 
 Exit status: 0, 1 if a checked submission has faults, 2 if an input cannot be used.
@@ -22,6 +23,7 @@ from data_pipeline.annotations import Annotation, read_annotations
 from data_pipeline.errors import InputError
 from data_pipeline.output import check_file, write_text
 from data_pipeline.untrusted import read_json
+from launch.evaluate_archive import measure_archive
 from trainer import cli
 from trainer.judging.submission import check
 from trainer.metrics import DATASETS, Evaluation, evaluate, read_ground_truth, read_predictions
@@ -57,6 +59,13 @@ def main(args: list[str] | None = None) -> int:
         choices=list(DATASETS),
         help="convention of the metrics",
     )
+    parser.add_argument(
+        "--task",
+        default="moments",
+        choices=["moments", "vcmr"],
+        help="moments: windows of the sentence's own video; vcmr: answers of a whole archive, as "
+        "launch.search --json writes them",
+    )
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     parser.add_argument("--versus", type=Path, help="second file of predictions to compare with")
     parser.add_argument(
@@ -75,6 +84,11 @@ def main(args: list[str] | None = None) -> int:
         check_file(given.json)
         if not given.json.parent.exists():
             raise InputError(f"{given.json}: cannot be written: make its folder first")
+    if given.task == "vcmr":
+        if given.versus is not None:
+            raise InputError("--versus is for --task moments")
+        measure_archive(given.predictions, files[0], given.json)
+        return 0
     _measure(given.predictions, files[0], given)
     return 0
 

@@ -90,6 +90,20 @@ class GroundingModel(nn.Module):
         names = ("existence", "clip_evidence", "sentence_evidence")
         return dict(zip(names, judged, strict=True))
 
+    @property
+    def shared_width(self) -> int | None:
+        """Width of the vectors by which clips and sentences are told to belong together before
+        either has seen the other; None where a kind has no such vectors."""
+        return None
+
+    def clip_vectors(self, video: Tensor, video_mask: Tensor) -> Tensor:
+        """video (B, L, K, Dv), video_mask (B, L) -> (B, L, shared_width) of length 1, float32."""
+        raise NotImplementedError
+
+    def sentence_vectors(self, text: Tensor, text_mask: Tensor) -> Tensor:
+        """text (B, T, K, Dt), text_mask (B, T) -> (B, shared_width) of length 1, float32."""
+        raise NotImplementedError
+
     def slow_parameters(self) -> list[nn.Parameter]:
         """Parameters that learn at `optim.slow` of the rate."""
         return []

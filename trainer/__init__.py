@@ -4,13 +4,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trainer.archive.archive import Archive
     from trainer.inference.grounding import Grounding, Groundings
     from trainer.inference.predict import Grounder
     from trainer.inference.zero_shot import ZeroShotGrounder
 
-__all__ = ["Grounder", "Grounding", "Groundings", "ZeroShotGrounder"]
+__all__ = ["Archive", "Grounder", "Grounding", "Groundings", "ZeroShotGrounder"]
 
 _HOMES = {
+    "Archive": "trainer.archive.archive",
     "Grounder": "trainer.inference.predict",
     "Grounding": "trainer.inference.grounding",
     "Groundings": "trainer.inference.grounding",

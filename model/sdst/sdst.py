@@ -105,6 +105,25 @@ class SDST(GroundingModel):
             own=Projections(clips, sentences),
         )
 
+    @property
+    def shared_width(self) -> int:
+        """F: the alignment loss puts projected clips beside pooled sentences, layer by layer."""
+        return self.config.width
+
+    def clip_vectors(self, video: Tensor, video_mask: Tensor) -> Tensor:
+        """Projected clips of the deepest layer that is read, see `GroundingModel`."""
+        endpoints = clip_endpoints(video_mask) if self.config.endpoints else None
+        clips = self.video(video[:, :, self._deepest(video.shape[2])], endpoints)  # (B, L, F)
+        return F.normalize(clips.float(), dim=-1)
+
+    def sentence_vectors(self, text: Tensor, text_mask: Tensor) -> Tensor:
+        """Pooled sentences of that layer, see `GroundingModel`."""
+        words = self.text(text[:, :, self._deepest(text.shape[2])])  # (B, T, F)
+        return F.normalize(self.pooling(words, text_mask), dim=-1)
+
+    def _deepest(self, stored: int) -> int:
+        return max(stored_layers(self.config.layers, stored, stored))
+
     def slow_parameters(self) -> list[nn.Parameter]:
         """The offset and reference projections: they learn at a tenth of the rate (TadTR)."""
         modules: list[nn.Module] = [self.reference]

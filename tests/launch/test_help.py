@@ -9,7 +9,7 @@ import pytest
 
 COMMANDS = (
     *("predict", "compare", "extract", "demo", "sweep", "evaluate", "shards", "import_features"),
-    "import_annotations",
+    *("import_annotations", "index", "search"),
     *("init", "register", "track", "profile", "parameters", "quickstart", "convert_internvideo2"),
 )
 HEAVY = {"torch", "ray", "mlflow", "accelerate", "altair", "vl_convert", "gradio"}

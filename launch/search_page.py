@@ -1,0 +1,62 @@
+"""What does a person see of what was found in an archive? A page of moments, in their order."""
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from data_pipeline.errors import InputError, told
+from trainer.archive.archive import Answer, Moment
+from trainer.pictures.examples import draw_timeline, video_of
+from trainer.pictures.pages import write_page
+from trainer.pictures.thumbnails import data_uri, film_strip
+from trainer.pictures.timeline import Timeline
+
+STRIPS_KEPT = 64  # of videos, drawn once for all sentences that they answer
+
+
+def write_search_page(path: Path, index: str, answers: Sequence[Answer]) -> Path:
+    """Write the page; a video whose file is not there has no pictures, and says so."""
+    strips = lru_cache(STRIPS_KEPT)(_strip)
+    return write_page(
+        "archive.html",
+        path,
+        index=index,
+        answers=[
+            {
+                "query": answer.query,
+                "found": [draw(moment, path, strips) for moment in answer.moments],
+            }
+            for answer in answers
+        ],
+    )
+
+
+def file_of(moment: Moment) -> Path:
+    """The file of a moment's video; InputError where it is not known or not there."""
+    if moment.videos is None:
+        raise InputError(
+            f"{moment.video}: the index does not know where the videos lie; launch.index --add its "
+            "set with --videos FOLDER"
+        )
+    return video_of(Path(moment.videos), moment.video)
+
+
+def draw(moment: Moment, page: Path, strips: Any) -> dict[str, Any]:
+    """What `timeline.html` draws of a moment, with pictures of its video and a link to play it."""
+    line = Timeline("", moment.duration, ((moment.start, moment.end, moment.score),))
+    drawn: dict[str, Any] = {"name": moment.video, "strip": [], "fault": None, "play": None}
+    try:
+        file = file_of(moment)
+        drawn["strip"] = strips(file, moment.duration)
+        beside = os.path.relpath(file.resolve(), page.resolve().parent)
+        drawn["play"] = f"{quote(beside)}#t={moment.start:.3f},{moment.end:.3f}"
+    except Exception as error:  # an odd video costs its own pictures, not the page
+        drawn["fault"] = told(error)
+    return draw_timeline(line) | drawn
+
+
+def _strip(file: Path, duration: float) -> list[str]:
+    return [data_uri(picture) for picture in film_strip(file, duration)]

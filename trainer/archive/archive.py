@@ -1,0 +1,234 @@
+"""Find in an archive what a sentence describes: which video, which seconds.
+
+archive = Archive.open("index")
+for answer in archive.search(["a dog jumps into the water", "people wave"], top=10):
+    for moment in answer.moments:
+        print(answer.query, moment.video, moment.start, moment.end, moment.score)
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_pipeline.errors import InputError
+from data_pipeline.extraction.encoding import SentenceFeatures
+from data_pipeline.features.shards import FeatureSet
+from data_pipeline.storage import Location
+from trainer.archive.building import architecture, check_features, set_hash
+from trainer.archive.index import Index
+from trainer.archive.searching import Candidate, candidates
+from trainer.archive.vectors import Floats, Half, Vectors, padded
+from trainer.inference.decode import decode
+from trainer.inference.postprocess import postprocess
+from trainer.inference.predict import CLIPS_AT_ONCE, SENTENCES_AT_ONCE, Grounder
+from trainer.inference.pretrained import WEIGHTS, find_model
+from trainer.training.checkpoints import file_hash
+
+CANDIDATES = 20
+"""Stretches that a sentence is grounded in."""
+
+FirstStage = Callable[[Floats, int, int], list[list[Candidate]]]
+"""Sentences (Q, F), how many candidates, of how many clips at most -> those of each sentence."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Seconds [start, end) of a video, how sure the model is, and where the video's file may lie.
+
+    `likeness` is the cosine of the sentence and the best clip of the stretch it was found in.
+    """
+
+    video: str
+    start: float
+    end: float
+    score: float
+    likeness: float
+    duration: float
+    videos: str | None = None
+
+    def to_row(self) -> dict[str, Any]:
+        """JSON values, rounded to milliseconds."""
+        return {
+            "video": self.video,
+            "start": round(self.start, 3),
+            "end": round(self.end, 3),
+            "score": round(self.score, 4),
+        }
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an archive shows of a sentence.
+
+    moments: best first. candidates: (video, start, end, cosine) of the stretches that the model
+    looked at, most like the sentence first. seconds: of the first stage and of the second. unread:
+    tokens at the end of the sentence that the encoder does not read.
+    """
+
+    query: str
+    moments: tuple[Moment, ...]
+    candidates: tuple[tuple[str, float, float, float], ...]
+    seconds: tuple[float, float]
+    unread: int = 0
+
+
+class Archive:
+    """An index with the model that it was made by, and the features that it was made of."""
+
+    def __init__(self, index: Index, grounder: Grounder, vectors: Vectors) -> None:
+        self.index = index
+        self.grounder = grounder
+        self._vectors = vectors
+        self._sets = [self._open(number) for number in range(len(index.manifest.sets))]
+        self.first_stage: FirstStage = self._exactly
+
+    @classmethod
+    def open(
+        cls, index: str | Path, model: str | Path | None = None, device: str | None = None
+    ) -> "Archive":
+        """Open an index; `model` is the one it was made by, by default where it lay then.
+
+        Raises InputError for what is no index, another model than the index's, and a set of
+        features that is gone or has changed.
+        """
+        opened = Index(Path(index))
+        made = opened.manifest.made_with
+        folder = find_model(Path(model or opened.manifest.model))
+        if file_hash(folder / WEIGHTS) != made.weights:
+            raise InputError(
+                f"{index}: was made with other weights than those in {folder}; name its model with "
+                "--model, or make another index with this one"
+            )
+        grounder = Grounder.from_pretrained(folder, device)
+        export = grounder.export
+        if architecture(export.model) != made.architecture:
+            raise InputError(
+                f"{index}: was made with another configuration than {folder}'s; make it again"
+            )
+        joint = made.width if made.vectors == "joint" else None
+        vectors = Vectors(grounder.model, export.max_clips, made.vectors, joint)
+        if vectors.width != made.width:
+            raise InputError(f"{index}: its vectors are {made.width} wide, {folder}'s are not")
+        return cls(opened, grounder, vectors)
+
+    def search(
+        self, sentences: str | Sequence[str], top: int = 10, candidates: int = CANDIDATES
+    ) -> list[Answer]:
+        """The `top` moments for each sentence, from the `candidates` most promising stretches.
+
+        Raises InputError for an empty sentence, and where a stored video is damaged.
+        """
+        asked = [sentences] if isinstance(sentences, str) else list(sentences)
+        for number, sentence in enumerate(asked, start=1):
+            if not sentence.strip():
+                raise InputError(f"query {number} is empty; write what to look for")
+        if top < 1 or candidates < 1:
+            raise InputError("top and candidates must be at least 1")
+        texts = self.grounder.encoder.encode_sentences(asked, SENTENCES_AT_ONCE)
+        begin = time.perf_counter()
+        vectors = self._vectors.of_sentences(texts) if texts else np.empty((0, 0), np.float32)
+        longest = self.grounder.export.max_clips
+        found = self.first_stage(vectors, candidates, longest) if len(vectors) else []
+        first = (time.perf_counter() - begin) / max(1, len(asked))
+        answers = []
+        for query, text, stretches in zip(asked, texts, found, strict=True):
+            begin = time.perf_counter()
+            moments = self._ground(text, stretches)
+            second = time.perf_counter() - begin
+            told = tuple(self._told(each) for each in stretches)
+            answers.append(Answer(query, moments[:top], told, (first, second), text.unread))
+        return answers
+
+    def _exactly(self, sentences: Floats, count: int, longest: int) -> list[list[Candidate]]:
+        return candidates(self.index, sentences, count, longest)
+
+    def _told(self, candidate: Candidate) -> tuple[str, float, float, float]:
+        length = self._clip_length
+        name = self.index.name(candidate.video)
+        return name, candidate.first * length, candidate.end * length, candidate.score
+
+    @property
+    def _clip_length(self) -> float:
+        return self.index.manifest.made_with.features.clip_length
+
+    def _open(self, number: int) -> FeatureSet:
+        known = self.index.manifest.sets[number]
+        if not (Location(known.path) / "manifest.json").is_file():
+            raise InputError(
+                f"{known.path}: is not there any more; launch.index --add it where it lies now"
+            )
+        features = FeatureSet(known.path, skip_damaged=True)
+        if set_hash(features.folder) != known.manifest:
+            raise InputError(
+                f"{known.path}: has changed since it was indexed; launch.index --remove it, then "
+                "--add it"
+            )
+        check_features(features, self.grounder.export, Path(self.index.manifest.model))
+        return features
+
+    @torch.inference_mode()
+    def _ground(self, text: SentenceFeatures, stretches: Sequence[Candidate]) -> tuple[Moment, ...]:
+        """The moments of a sentence in all the stretches, best first."""
+        grounder, length = self.grounder, self._clip_length
+        config = replace(grounder.export.postprocess, demote=False)
+        words = torch.from_numpy(text.features).to(grounder.device).float()  # (T, K, Dt)
+        together = max(1, CLIPS_AT_ONCE // grounder.export.max_clips)
+        windows: dict[int, list[Any]] = {}  # video -> (n, 3) of each of its stretches
+        durations: dict[int, float] = {}
+        likeness: dict[int, float] = {}
+        for place in range(0, len(stretches), together):
+            some = stretches[place : place + together]
+            read = [self._read(each) for each in some]
+            clips, mask = (each.to(grounder.device) for each in padded([c for c, _ in read]))
+            asked = words.expand(len(some), *words.shape)
+            asked_mask = torch.ones(asked.shape[:2], dtype=torch.bool, device=grounder.device)
+            prediction = grounder.model(clips.float(), mask, asked, asked_mask)
+            offsets = [each.first * length for each in some]
+            spans = mask.sum(1) * length
+            ends = [
+                min(float(span), duration - offset)
+                for span, offset, (_, duration) in zip(spans, offsets, read, strict=True)
+            ]
+            decoded = decode(prediction, mask, spans, ends)
+            for row, (each, offset) in enumerate(zip(some, offsets, strict=True)):
+                found = decoded.windows[row][decoded.real[row]] + np.array([offset, offset, 0.0])
+                windows.setdefault(each.video, []).append(found)
+                durations[each.video] = read[row][1]
+                likeness[each.video] = max(each.score, likeness.get(each.video, -1.0))
+        moments = []
+        for video, parts in windows.items():
+            together_ = np.concatenate(parts)[None]
+            keep = replace(config, keep=config.keep * len(parts))
+            (kept,) = postprocess(together_, [durations[video]], keep)
+            known = self.index.manifest.sets[int(self.index.videos[video]["set"])]
+            moments += [
+                Moment(
+                    self.index.name(video),
+                    *(float(start), float(end), float(score)),
+                    likeness[video],
+                    durations[video],
+                    known.videos,
+                )
+                for start, end, score in kept
+            ]
+        return tuple(sorted(moments, key=lambda moment: -moment.score))
+
+    def _read(self, candidate: Candidate) -> tuple[Half, float]:
+        """The features of a stretch (l, K, Dv), and the duration of its video."""
+        row = self.index.videos[candidate.video]
+        features = self._sets[int(row["set"])]
+        number = int(row["sample"])
+        name = self.index.name(candidate.video)
+        if not number < len(features):
+            raise InputError(f"{features.folder}: holds no video {name!r} where the index says")
+        sample = features.read(number)
+        if sample.vid != name or len(sample.video) != int(row["clips"]):
+            raise InputError(
+                f"{features.folder}: holds another video where the index says {name!r}"
+            )
+        return sample.video[candidate.first : candidate.end], sample.duration
