@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -117,8 +117,15 @@ def features_name(video: Stored) -> str:
 
 
 def architecture(model: ModelConfig) -> str:
-    """A hash of what a model's configuration says, but for its kernels."""
-    return hashlib.sha256(json.dumps(asdict(model.portable()), sort_keys=True).encode()).hexdigest()
+    """A hash of what a model's configuration says, but for its kernels.
+
+    What is as by default is left out: a setting that a later version adds changes nothing.
+    """
+    portable = model.portable()
+    default = {field.name: field.default for field in fields(portable)}
+    said = {name: v for name, v in asdict(portable).items() if v != default[name]}
+    text = json.dumps({"kind": portable.kind} | said, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def check_features(features: FeatureSet, export: Export, folder: Path) -> None:
