@@ -1,4 +1,12 @@
-"""What a user sees when their input is bad: one line that names file, fault and mend."""
+"""What a user sees when their input is bad: one line that names file, fault and mend.
+
+And the statuses that processes end with, by which a cluster decides what follows.
+"""
+
+EXIT_BAD_INPUT = 2  # a fault of the user's, which would be the same again
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped by SIGTERM; run again to go on
+EXIT_LOST = 76  # EX_PROTOCOL of sysexits.h: another process died or does not answer
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it: stopped by Ctrl-C
 
 
 class InputError(ValueError):

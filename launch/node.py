@@ -3,7 +3,8 @@
     python -m launch.node [flags of accelerate launch] trainer/main.py --config mine.yaml
 
 It is `accelerate launch` with two things that a cluster needs. A node is told its part of the
-training in PET_* variables, by the Kubeflow Trainer or by a manifest; here they become flags. And
+training in PET_* variables, by the Kubeflow Trainer or by a manifest, or in those of a Slurm step,
+as which `srun --ntasks-per-node=1 python -m launch.node …` starts it; here they become flags. And
 `accelerate launch` ends with status 1 whatever happened, while a cluster decides by the status
 whether to start again; here it is the status of the first process that failed, or 75 after SIGTERM.
 """
@@ -14,15 +15,18 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from data_pipeline.errors import InputError
-from trainer.cli import EXIT_INTERRUPTED, command
+from data_pipeline.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED
+from launch.allotment import as_shells_report, in_slurm, part, told_to_slurm
+from trainer.cli import command
 
-STATUS = {signal.SIGTERM: os.EX_TEMPFAIL, signal.SIGINT: EXIT_INTERRUPTED}
+STATUS = {signal.SIGTERM: EXIT_PREEMPTED, signal.SIGINT: EXIT_INTERRUPTED}
 
 
 @command
 def main(args: list[str] | None = None) -> int:
     """Launch and wait; the status is that of the processes."""
+    # The processes have 25 s from SIGTERM on (the trainer's `grace`); torchrun would give them 30.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "45")
     # Imported late: PyTorch takes seconds, a fault in the environment is told at once.
     words = [*node_flags(os.environ), *(sys.argv[1:] if args is None else args)]
     from accelerate.commands.launch import launch_command, launch_command_parser
@@ -38,7 +42,8 @@ def main(args: list[str] | None = None) -> int:
         launch_command(options)
     except ChildFailedError as error:
         print(f"error: {describe(error)}", file=sys.stderr)
-        return status(error)
+        ended = status(error)
+        return told_to_slurm(ended) if in_slurm(os.environ) else ended
     except SignalException as stopped:
         return STATUS.get(signal.Signals(stopped.sigval), os.EX_SOFTWARE)
     return 0
@@ -49,32 +54,15 @@ def node_flags(environment: Mapping[str, str]) -> list[str]:
 
     Raises InputError for a part that is not told in full.
     """
-    nodes = _number(environment, "PET_NNODES", 1)
-    processes = _number(environment, "PET_NPROC_PER_NODE", 1)
+    told = part(environment)
     flags = [
-        *("--num_machines", str(nodes), "--num_processes", str(nodes * processes)),
+        *("--num_machines", str(told.nodes), "--num_processes", str(told.nodes * told.processes)),
         *("--mixed_precision", "no", "--dynamo_backend", "no"),  # the experiment decides
     ]
-    if nodes > 1:
-        try:
-            address = environment["PET_MASTER_ADDR"]
-            rank = environment["PET_NODE_RANK"]
-        except KeyError as missing:
-            raise InputError(f"{missing.args[0]}: not set, and there are {nodes} nodes") from None
-        port = environment.get("PET_MASTER_PORT", "29400")
-        flags += ["--machine_rank", rank, "--main_process_ip", address]
-        flags += ["--main_process_port", port]
+    if told.nodes > 1 or in_slurm(environment):  # where jobs share a host, each has its port
+        flags += ["--machine_rank", str(told.rank), "--main_process_ip", told.address]
+        flags += ["--main_process_port", str(told.port)]
     return flags
-
-
-def _number(environment: Mapping[str, str], name: str, default: int) -> int:
-    value = environment.get(name, str(default))
-    if not value.isdecimal() or int(value) < 1:
-        raise InputError(
-            f"{name}: {value!r} is no number of at least 1; "
-            "set numNodes and numProcPerNode of the TrainJob"
-        )
-    return int(value)
 
 
 def become(words: list[str]) -> NoReturn:
@@ -85,7 +73,7 @@ def become(words: list[str]) -> NoReturn:
 def status(error: Any) -> int:
     """The exit status of the process that failed first, as shells report it."""
     _, failure = error.get_first_failure()
-    return int(failure.exitcode) if failure.exitcode >= 0 else 128 - int(failure.exitcode)
+    return as_shells_report(int(failure.exitcode))
 
 
 def describe(error: Any) -> str:

@@ -16,13 +16,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from data_pipeline.errors import InputError, told
+from data_pipeline.holding import LOCK, lock
 from data_pipeline.output import check_folder, make_folder, write_text
 from data_pipeline.untrusted import read_json, reading
 from launch import compare
 from launch.mlflow_runs import Store
+from launch.node import become
 from launch.pooled import pool, tell
 from launch.sweep_plan import Plan, Trial, parse_grid, parse_setting, read_plan, trials
 from launch.sweep_progress import SweepProgress
@@ -57,6 +59,12 @@ def main(args: list[str] | None = None) -> int:
         "--gpus", type=float, default=0, help="GPUs of a trial, 0.5 for half of one"
     )
     parser.add_argument("--set", type=str, action="append", help="KEY=VALUE for every trial")
+    parser.add_argument(
+        "--list", action="store_true", help="print the trials' names, one a line, and train none"
+    )
+    parser.add_argument(
+        "--trial", type=int | None, help="train this line of --list alone, from 0, without Ray"
+    )
     given = parse(parser, args)
     plan = make_plan(given)
     folder = given.runs / plan.name
@@ -65,13 +73,16 @@ def main(args: list[str] | None = None) -> int:
     }
     # A setting that the trainer would refuse is told once, before anything is trained.
     configs = [parse_config(Config, line) for line in flags.values()]
+    if given.list:
+        print("\n".join(flags))
+        return 0
     check_folder(folder)
+    one = None if given.trial is None else chosen(flags, given.trial)
     parent = open_parent(plan, folder) if configs[0].tracking.mlflow else None
-    from data_pipeline.extraction.ray_session import ray_session
-
+    if one is not None:
+        become_trial(one, parent)
     epochs = {config.name: config.epochs for config in configs}
-    with ray_session():
-        failed = train_all(flags, epochs, folder, parent, given)
+    failed = train_all(flags, epochs, folder, parent, given)
     finished = [folder / name for name in flags if is_finished(folder / name)]
     try:
         if plan.pool and not failed:
@@ -141,15 +152,34 @@ def is_finished(run: Path) -> bool:
     return (run / "metrics.json").is_file()
 
 
+def chosen(flags: dict[str, list[str]], number: int) -> list[str]:
+    """The trainer's command line for the trial of this number."""
+    if not 0 <= number < len(flags):
+        raise InputError(
+            f"--trial {number}: the sweep has {len(flags)} trials, 0 to {len(flags) - 1}; "
+            "--list names them"
+        )
+    return list(flags.values())[number]
+
+
+def become_trial(flags: list[str], parent: str | None) -> NoReturn:
+    """Turn this process into the training of one trial, so that signals reach it directly."""
+    if parent:
+        os.environ["MLFLOW_PARENT_RUN_ID"] = parent
+    become([str(TRAINER), *flags])
+
+
 def open_parent(plan: Plan, folder: Path) -> str:
     """The MLflow run that the trials are nested under: that of the first call, or a new one."""
+    make_folder(folder)
     state = folder / "sweep.json"
-    if state.is_file():
-        with reading(state, "remove it: the sweep then gets a new run in MLflow"):
-            return str(read_json(state)["mlflow_run"])
-    parent = Store().create(plan.name, plan.name, described(plan))
-    write_text(state, json.dumps({"mlflow_run": parent}))
-    return parent
+    with lock(folder / LOCK, wait=True):  # of several processes of one sweep, one makes it
+        if state.is_file():
+            with reading(state, "remove it: the sweep then gets a new run in MLflow"):
+                return str(read_json(state)["mlflow_run"])
+        parent = Store().create(plan.name, plan.name, described(plan))
+        write_text(state, json.dumps({"mlflow_run": parent}))
+        return parent
 
 
 def described(plan: Plan) -> dict[str, str]:
@@ -174,14 +204,33 @@ def train_all(
     environment = dict(os.environ) | {"OMP_NUM_THREADS": str(max(1, int(given.cpus)))}
     if parent:
         environment["MLFLOW_PARENT_RUN_ID"] = parent
+    left = {}
+    for name, line in flags.items():
+        if is_finished(folder / name):
+            CONSOLE.print(f"finished before: {name}", highlight=False)
+        else:
+            left[name] = line
+    if not left:
+        return {}
+    from data_pipeline.extraction.ray_session import ray_session
+
+    with ray_session():
+        return train_on_ray(left, environment, epochs, folder, given)
+
+
+def train_on_ray(
+    flags: dict[str, list[str]],
+    environment: dict[str, str],
+    epochs: dict[str, int],
+    folder: Path,
+    given: Any,
+) -> dict[str, str]:
+    """Run these trials on the Ray that is there; name -> reason of those that failed."""
     import ray
 
     remote = ray.remote(run_trial).options(num_cpus=given.cpus, num_gpus=given.gpus, max_retries=0)
     running = {}
     for name, line in flags.items():
-        if is_finished(folder / name):
-            CONSOLE.print(f"finished before: {name}", highlight=False)
-            continue
         log = (folder / "logs" / f"{name}.log").absolute()
         make_folder(log.parent)
         running[remote.remote(line, environment, os.getcwd(), str(log))] = (name, log)

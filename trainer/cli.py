@@ -23,7 +23,7 @@ import jsonargparse
 import yaml
 from rich.console import Console
 
-from data_pipeline.errors import InputError
+from data_pipeline.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError
 from data_pipeline.untrusted import CODE, check_plain, check_yaml, read_yaml, readable, shown
 from model.config import ModelConfig, ObjectiveConfig
 from model.kinds import KINDS
@@ -41,9 +41,6 @@ jsonargparse.set_loader(
 )
 
 Config = TypeVar("Config")
-
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 def make_parser(description: str | None) -> jsonargparse.ArgumentParser:

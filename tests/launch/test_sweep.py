@@ -1,6 +1,7 @@
 """A sweep trains what is planned, outlives failures, and goes on where it was."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -78,6 +79,46 @@ def test_a_fault_of_the_users_is_one_line_before_anything_runs(args, message, ca
     error = capsys.readouterr().err
     assert message in error
     assert len(error.strip().splitlines()) == 1
+
+
+QUICK = ["--config", str(Path("configs/quickstart.yaml").absolute()), "--grid", "epochs=1,2"]
+
+
+def test_a_sweep_lists_its_trials_and_becomes_the_one_that_is_asked_for(
+    store, tmp_path, monkeypatch, capsys
+):
+    sweep = [*QUICK, "--seeds", "2", "--name", "s", "--runs", str(tmp_path)]
+    assert main([*sweep, "--list"]) == 0
+    names = capsys.readouterr().out.split()
+    assert names == ["epochs=1-s0", "epochs=1-s1", "epochs=2-s0", "epochs=2-s1"]
+    assert not any(tmp_path.glob("s"))
+
+    class Became(BaseException):
+        pass
+
+    def become(words):
+        started.append(words)
+        raise Became
+
+    monkeypatch.setattr("launch.sweep.become", become)
+    parents = set()
+    for number, name in enumerate(names):
+        started = []
+        monkeypatch.delenv("MLFLOW_PARENT_RUN_ID", raising=False)
+        with pytest.raises(Became):
+            main([*sweep, "--trial", str(number)])
+        [words] = started
+        assert words[0].endswith("trainer/main.py")
+        assert f"--name={name}" in words
+        parents.add(os.environ["MLFLOW_PARENT_RUN_ID"])
+    assert len(parents) == 1
+
+
+@pytest.mark.parametrize("number", ["2", "-1"])
+def test_a_trial_that_the_sweep_has_not_is_refused(number, tmp_path, capsys):
+    assert main([*QUICK, "--runs", str(tmp_path), "--trial", number]) == 2
+    assert "the sweep has 2 trials, 0 to 1" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

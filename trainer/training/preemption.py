@@ -19,10 +19,8 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 
-from data_pipeline.errors import InputError
+from data_pipeline.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, InputError
 
-EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped by SIGTERM; run again to go on
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it: stopped by Ctrl-C
 STATUS = {signal.SIGTERM: EXIT_PREEMPTED, signal.SIGINT: EXIT_INTERRUPTED}
 
 LONGEST_FOLDER = 70

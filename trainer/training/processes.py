@@ -16,11 +16,9 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list
 
-from data_pipeline.errors import InputError
-from trainer.cli import EXIT_BAD_INPUT
+from data_pipeline.errors import EXIT_BAD_INPUT, EXIT_LOST, InputError
 from trainer.config import Config
 
-EXIT_LOST = 76  # EX_PROTOCOL of sysexits.h: another process died or does not answer
 UNSUPPORTED = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}
 
 
