@@ -47,6 +47,12 @@ PROVENANCE = Provenance(
 )
 
 
+@pytest.fixture(autouse=True)
+def _wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines end where programs end them, however long the paths of temporary folders are."""
+    monkeypatch.setenv("COLUMNS", "400")
+
+
 def build_sample(random: np.random.Generator, vid: str, queries: int) -> Sample:
     """A video of one topic after another; each query asks for one of them, in its own direction."""
     lengths = random.integers(2, 5, size=4)
