@@ -202,7 +202,7 @@ class TrackingConfig:
         peak_tflops: what one rank's device could do, for the FLOP utilisation; none measures a
             large matrix product at the start
         prometheus: host:port where a Prometheus may ask how the work goes: 127.0.0.1:9400 answers
-            this machine only, 0.0.0.0:9400 whoever reaches it; none offers nothing
+            this machine only, 0.0.0.0:9400 whoever reaches it; none, or nothing, offers none
         tensorboard: write the records for TensorBoard, too, into the run's tensorboard/
     """
 
@@ -217,7 +217,7 @@ class TrackingConfig:
     def __post_init__(self) -> None:
         if self.every < 1:
             raise ValueError("tracking.every must be at least 1")
-        if self.prometheus is not None:
+        if self.prometheus:
             address_of(self.prometheus)
         if self.peak_tflops is not None and self.peak_tflops <= 0:
             raise ValueError("tracking.peak_tflops must be positive, or null to measure")

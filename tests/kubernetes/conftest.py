@@ -1,5 +1,6 @@
 """The manifests as `kubectl apply -k` would send them, rendered once for all tests."""
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-OVERLAYS = ("dev", "gpu", "gpu-jobset", "kueue")
+OVERLAYS = ("dev", "gpu", "gpu-jobset", "kueue", "argo", "gpu with all")
+"""The last is `gpu` with every line that is there as a comment."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Rendered:
 
     def training(self) -> dict[str, Any]:
         """The training's replicated job, of a runtime or of a JobSet."""
-        for runtime in self.of("ClusterTrainingRuntime"):
+        for runtime in self.of("TrainingRuntime"):
             return runtime["spec"]["template"]["spec"]
         [jobset] = self.of("JobSet")
         return jobset["spec"]
@@ -58,11 +60,11 @@ def pods_in(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from pods_in(value, f"{path}[{number}]")
 
 
-def render(overlay: str) -> Rendered:
+def render(overlay: str, manifests: Path = ROOT / "kubernetes") -> Rendered:
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not installed; it renders the manifests")
     done = subprocess.run(
-        ["kubectl", "kustomize", str(ROOT / "kubernetes/overlays" / overlay)],
+        ["kubectl", "kustomize", str(manifests / "overlays" / overlay)],
         capture_output=True,
         text=True,
         check=False,
@@ -71,9 +73,46 @@ def render(overlay: str) -> Rendered:
     return Rendered(overlay, tuple(yaml.safe_load_all(done.stdout)))
 
 
+class Copied:
+    """A team's copy of the manifests, to set what it likes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._manifests = folder / "kubernetes"
+        shutil.copytree(ROOT / "kubernetes", self._manifests)
+
+    def set(self, was: str, now: str, file: str = "overlays/gpu/kustomization.yaml") -> None:
+        """Replace the text `was`, which must be there."""
+        path = self._manifests / file
+        text = path.read_text()
+        assert was in text, f"{file}: {was}"
+        path.write_text(text.replace(was, now))
+
+    def uncomment(self, *named: str) -> None:
+        """Turn on the lines of `gpu` that name these files; without any, all of them."""
+        path = self._manifests / "overlays/gpu/kustomization.yaml"
+        lines = []
+        for line in path.read_text().splitlines():
+            found = re.fullmatch(r"  # (- (?:path: )?(?:patches|\.\.)/\S+.*)", line)
+            on = found and (not named or any(name in line for name in named))
+            lines.append(f"  {found[1]}" if found and on else line)
+        path.write_text("\n".join(lines) + "\n")
+
+    def rendered(self, overlay: str = "gpu") -> Rendered:
+        return render(overlay, self._manifests)
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Copied:
+    return Copied(tmp_path)
+
+
 @pytest.fixture(scope="session", params=OVERLAYS)
-def overlay(request: pytest.FixtureRequest) -> Rendered:
-    return render(request.param)
+def overlay(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Rendered:
+    if request.param != "gpu with all":
+        return render(request.param)
+    team = Copied(tmp_path_factory.mktemp("team"))
+    team.uncomment()
+    return team.rendered()
 
 
 @pytest.fixture(scope="session")
@@ -89,3 +128,8 @@ def gpu_jobset() -> Rendered:
 @pytest.fixture(scope="session")
 def kueue() -> Rendered:
     return render("kueue")
+
+
+@pytest.fixture(scope="session")
+def argo() -> Rendered:
+    return render("argo")

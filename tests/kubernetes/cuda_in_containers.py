@@ -107,7 +107,7 @@ def on_processors(objects: list[Object]) -> list[Object]:
     configs["sdst-places"] |= {"FEATURES": "/data/features", "SPLITS": "train dev val"}
     configs["sdst-launch"] |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     configs["sdst-launch"]["TORCH_EXTENSIONS_DIR"] = "/runs/extensions"  # built once for both nodes
-    [runtime] = [o for o in objects if o["kind"] == "ClusterTrainingRuntime"]
+    [runtime] = [o for o in objects if o["kind"] == "TrainingRuntime"]
     job = runtime["spec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]
     [container] = job["template"]["spec"]["containers"]
     container["resources"]["limits"] |= {"cpu": "2", "memory": "4Gi"}

@@ -229,7 +229,7 @@ def set_for_this_machine(objects: list[Object]) -> list[Object]:
 
 def disturbed(cluster: Cluster, how: str, limit: float) -> dict[str, Any]:
     """A training of two nodes, and what MLflow has of it."""
-    runtime = cluster.find("ClusterTrainingRuntime", "sdst")["spec"]["template"]["spec"]
+    runtime = cluster.find("TrainingRuntime", "sdst")["spec"]["template"]["spec"]
     [container] = runtime["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"]
     container["args"] = [each for each in container["args"] if each not in ENDURING] + [*ENDURING]
     told = train(cluster, how, how, nodes=2, limit=limit)

@@ -43,7 +43,7 @@ class Training:
 
     def __init__(self, cluster: Cluster, run: str, nodes: int, processes: int = 1) -> None:
         self._cluster, self._run, self._nodes, self._processes = cluster, run, nodes, processes
-        runtimes = [each for each in cluster.objects if each["kind"] == "ClusterTrainingRuntime"]
+        runtimes = [each for each in cluster.objects if each["kind"] == "TrainingRuntime"]
         self.jobset: Object = runtimes[0]["spec"]["template"]["spec"]
         self.log = cluster.work / f"{run}.log"
         self.log.unlink(missing_ok=True)

@@ -135,6 +135,7 @@ def test_a_run_may_go_on_at_another_address(command: Any, tmp_path: Path) -> Non
 
 def test_nothing_is_offered_unless_it_is_asked_for() -> None:
     assert TrackingConfig().prometheus is None
+    assert not TrackingConfig(prometheus="").prometheus  # as an empty variable of a manifest
     assert TrackingConfig().tensorboard is False
 
 

@@ -1,0 +1,204 @@
+"""Stages are started when what they need is there, each once, and only by an account that may."""
+
+import json
+import re
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_pipeline.features.shards import FeatureSet
+from launch import release
+
+TRAINING = "trainer.kubeflow.org/v1alpha1/trainjobs/sdst"
+EVALUATION = "batch/v1/jobs/sdst-evaluation"
+QUEUE = "kueue.x-k8s.io/queue-name"
+MEDIA = "application/merge-patch+json"
+
+
+class Cluster:
+    """Objects by their paths, and what was asked; answers as the API does, over TLS."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, Any] = {}
+        self.patched: list[str] = []
+        self.troubles: list[int] = []
+        """Statuses of the next answers, before any is a real one."""
+        self.asked = threading.Event()
+
+    def add(self, name: str) -> str:
+        path = release.path_of(name).format(namespace="team")
+        self.objects[path] = {"metadata": {"labels": None}, "spec": {"suspend": True}}
+        return path
+
+    def answer(self, request: BaseHTTPRequestHandler, body: Any) -> tuple[int, Any]:
+        self.asked.set()
+        if request.headers["Authorization"] != "Bearer a-token":
+            return 401, {}
+        if self.troubles:
+            return self.troubles.pop(0), {}
+        if request.path not in self.objects:
+            return 404, {}
+        if body is not None:
+            assert request.headers["Content-Type"] == MEDIA
+            self.patched.append(request.path)
+            merge(self.objects[request.path], body)
+        return 200, self.objects[request.path]
+
+
+def merge(into: dict[str, Any], patch: dict[str, Any]) -> None:
+    for key, value in patch.items():
+        if isinstance(value, dict):
+            into[key] = into.get(key) or {}
+            merge(into[key], value)
+        else:
+            into[key] = value
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    account, cluster = tmp_path / "account", Cluster()
+    account.mkdir()
+    key = tmp_path / "key.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=api", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", key, "-out", account / "ca.crt"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    (account / "token").write_text("a-token\n")
+    (account / "namespace").write_text("team")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.reply(None)
+
+        def do_PATCH(self) -> None:
+            self.reply(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def reply(self, body: Any) -> None:
+            status, found = cluster.answer(self, body)
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps(found).encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(account / "ca.crt", key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(release, "ACCOUNT", account)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.server_port))
+    yield cluster
+    server.shutdown()
+    server.server_close()
+
+
+def until_waiting(capsys: pytest.CaptureFixture[str], what: str) -> str:
+    said = ""
+    while what not in said:
+        said += capsys.readouterr().out
+    return said
+
+
+@pytest.mark.timeout(60)
+def test_training_starts_with_the_last_set_and_evaluation_with_the_run(
+    cluster: Cluster,
+    tmp_path: Path,
+    make_features: Callable[..., FeatureSet],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    training, evaluation = cluster.add(TRAINING), cluster.add(EVALUATION)
+    make_features(tmp_path / "train", videos=2)
+    run = tmp_path / "run"
+    words = [str(tmp_path / "train"), str(tmp_path / "val"), "--training", TRAINING, "--every=0.05"]
+    words += ["--run", str(run), "--then", EVALUATION]
+    done = threading.Thread(target=release.main, args=(words,), daemon=True)
+    done.start()
+    said = until_waiting(capsys, f"waiting: {tmp_path / 'val'}")
+    assert f"{tmp_path / 'train'} is whole" in said
+    assert not cluster.asked.is_set()
+    make_features(tmp_path / "val", videos=2)
+    until_waiting(capsys, "waiting: " + str(run))
+    assert cluster.patched == [training]
+    assert cluster.objects[training]["spec"] == {"suspend": False}
+    assert cluster.objects[evaluation]["spec"] == {"suspend": True}
+    run.mkdir()
+    (run / "metrics.json").write_text("{}")
+    done.join()
+    assert cluster.patched == [training, evaluation]
+
+
+def test_what_runs_already_is_left_alone(cluster: Cluster) -> None:
+    path = cluster.add(TRAINING)
+    cluster.objects[path]["spec"]["suspend"] = False
+    assert release.main(["--training", TRAINING]) == 0
+    assert cluster.patched == []
+
+
+def test_with_a_queue_the_object_stays_suspended_and_is_handed_to_it(cluster: Cluster) -> None:
+    path = cluster.add(TRAINING)
+    for _ in range(2):
+        assert release.main(["--training", TRAINING, "--queue", "ours"]) == 0
+    assert cluster.patched == [path]
+    assert cluster.objects[path] == {
+        "metadata": {"labels": {QUEUE: "ours"}},
+        "spec": {"suspend": True},
+    }
+
+
+@pytest.mark.timeout(60)
+def test_an_object_that_is_applied_later_and_an_api_in_trouble_are_waited_for(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--training", TRAINING, "--queue", "", "--every", "0.05"]
+    done = threading.Thread(target=release.main, args=(words,), daemon=True)
+    done.start()
+    until_waiting(capsys, "not there yet")
+    cluster.troubles = [500, 503, 429]
+    path = cluster.add(TRAINING)
+    done.join()
+    assert cluster.patched == [path]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_an_account_that_may_not_ends_in_one_line(
+    cluster: Cluster, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.add(TRAINING)
+    cluster.troubles = [status]
+    assert release.main(["--training", TRAINING]) == 2
+    assert re.search(rf"^error: .*trainjobs/sdst: .*{status}", capsys.readouterr().err)
+
+
+def test_without_an_account_nothing_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert release.main([str(tmp_path / "never"), "--training", TRAINING]) == 2
+    assert "no access to a Kubernetes API" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["sdst", "../v1/jobs/x", "batch/v1/jobs/../secrets", "a/v1/b/C d"])
+def test_what_names_no_object_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert release.main(["--training", name]) == 2
+    assert "names no object" in capsys.readouterr().err
+
+
+def test_features_alone_are_only_waited_for(
+    tmp_path: Path, make_features: Callable[..., FeatureSet]
+) -> None:
+    make_features(tmp_path / "train", videos=2)
+    assert release.main([str(tmp_path / "train")]) == 0
