@@ -5,6 +5,7 @@ import re
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -106,10 +107,24 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     server.server_close()
 
 
-def until_waiting(capsys: pytest.CaptureFixture[str], what: str) -> str:
-    said = ""
-    while what not in said:
-        said += capsys.readouterr().out
+class Said:
+    """What the program prints, from whichever thread."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def __call__(self, line: str, **_: Any) -> None:
+        self.lines.append(line)
+
+    def wait_for(self, what: str) -> None:
+        while not any(what in line for line in list(self.lines)):
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> Said:
+    said = Said()
+    monkeypatch.setattr(release, "print", said, raising=False)
     return said
 
 
@@ -118,7 +133,7 @@ def test_training_starts_with_the_last_set_and_evaluation_with_the_run(
     cluster: Cluster,
     tmp_path: Path,
     make_features: Callable[..., FeatureSet],
-    capsys: pytest.CaptureFixture[str],
+    said: Said,
 ) -> None:
     training, evaluation = cluster.add(TRAINING), cluster.add(EVALUATION)
     make_features(tmp_path / "train", videos=2)
@@ -127,11 +142,11 @@ def test_training_starts_with_the_last_set_and_evaluation_with_the_run(
     words += ["--run", str(run), "--then", EVALUATION]
     done = threading.Thread(target=release.main, args=(words,), daemon=True)
     done.start()
-    said = until_waiting(capsys, f"waiting: {tmp_path / 'val'}")
-    assert f"{tmp_path / 'train'} is whole" in said
+    said.wait_for(f"waiting: {tmp_path / 'val'}")
+    assert f"{tmp_path / 'train'} is whole" in said.lines
     assert not cluster.asked.is_set()
     make_features(tmp_path / "val", videos=2)
-    until_waiting(capsys, "waiting: " + str(run))
+    said.wait_for(f"waiting: {run}")
     assert cluster.patched == [training]
     assert cluster.objects[training]["spec"] == {"suspend": False}
     assert cluster.objects[evaluation]["spec"] == {"suspend": True}
@@ -161,12 +176,12 @@ def test_with_a_queue_the_object_stays_suspended_and_is_handed_to_it(cluster: Cl
 
 @pytest.mark.timeout(60)
 def test_an_object_that_is_applied_later_and_an_api_in_trouble_are_waited_for(
-    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+    cluster: Cluster, said: Said
 ) -> None:
     words = ["--training", TRAINING, "--queue", "", "--every", "0.05"]
     done = threading.Thread(target=release.main, args=(words,), daemon=True)
     done.start()
-    until_waiting(capsys, "not there yet")
+    said.wait_for("not there yet")
     cluster.troubles = [500, 503, 429]
     path = cluster.add(TRAINING)
     done.join()
