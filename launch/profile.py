@@ -141,9 +141,8 @@ def open_batches(config: ProfileConfig) -> "tuple[Iterable[PairBatch], str, int,
     from data_pipeline.stream.stream import PairStream
 
     stream = PairStream(FeatureSet(config.data.train), config.data, config.seed)
-    pairs = stream.pairs
-    means = round(float(pairs.clips.mean())), round(float(pairs.tokens.mean()))
-    return epochs_of(stream), f"features {config.data.train}", *means
+    clips, tokens = stream.pairs.means()
+    return epochs_of(stream), f"features {config.data.train}", round(clips), round(tokens)
 
 
 def epochs_of(stream: "PairStream") -> "Iterator[PairBatch]":

@@ -1,5 +1,6 @@
 """Look into a set of feature shards, in a folder or at a URL: `verify`, `stats` or `ls`.
 
+`index` writes the index over all of a set that lacks one, by which large sets open fast.
 `annotate` joins the sentences of a file of rows to the stored videos that they speak of:
 
     python -m launch.shards annotate features/archive rows.jsonl
@@ -15,7 +16,8 @@ from rich.table import Table
 
 from data_pipeline.config import EncoderConfig
 from data_pipeline.errors import InputError
-from data_pipeline.features.shards import FeatureSet, Provenance
+from data_pipeline.features.index import NAME
+from data_pipeline.features.shards import FeatureSet, Provenance, write_index
 from data_pipeline.features.verify import read_failures, verify
 from data_pipeline.storage import Location
 from trainer.cli import command, load_section, make_parser, parse, terminal
@@ -29,7 +31,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Status 1 if `verify` finds a fault, or rows to join speak of videos that are not stored."""
     parser = make_parser(__doc__)
     parser.add_argument(
-        "action", type=Literal["verify", "stats", "ls", "annotate"], help="what to do"
+        "action", type=Literal["verify", "stats", "ls", "annotate", "index"], help="what to do"
     )
     parser.add_argument("folder", type=str, help="folder or URL of manifest.json")
     parser.add_argument("rows", nargs="?", type=Path | None, help="for annotate: rows to join")
@@ -49,6 +51,8 @@ def main(args: Sequence[str] | None = None) -> int:
         raise InputError(f"{values.rows}: rows are for annotate; verify takes --annotations")
     if values.action == "verify":
         return check(values.folder, values.annotations)
+    if values.action == "index":
+        return index(values.folder)
     features = FeatureSet(values.folder)
     if values.action == "stats":
         tell_statistics(features)
@@ -88,6 +92,22 @@ def join(folder: str, rows: Path | None, settings: Path | None) -> int:
     return EXIT_FAULTS if done.missing else 0
 
 
+def index(folder: str) -> int:
+    """Write the index over all of a set, from the indexes of its shards."""
+    from data_pipeline.extraction.job_folder import JobFolder
+
+    output = Location(folder)
+    if not (output / "manifest.json").is_file():
+        raise InputError(f"{output / 'manifest.json'}: not found; name a set of features")
+    with JobFolder(output, retry_failed=False).held():
+        features = write_index(output)
+    size = (output / NAME).size()
+    CONSOLE.print(
+        f"{output / NAME}: {len(features)} videos, {features.pairs} sentences, {size / 1e6:.1f} MB"
+    )
+    return 0
+
+
 def check(folder: str, annotations: Path | None) -> int:
     """Print every fault, and how many there are."""
     count = 0
@@ -109,7 +129,7 @@ def tell_statistics(features: FeatureSet) -> None:
     """Print what the set holds and how it was made."""
     table = Table(show_header=False, box=None)
     totals, made_of = features.manifest["totals"], features.manifest["annotations"]
-    clips = [sample.clips for sample in features.samples]
+    clips = features.columns.clips.tolist()
     rows = {
         "split": features.split,
         "annotations": made_of["name"],

@@ -16,7 +16,7 @@ import pytest
 
 from data_pipeline.annotations import Annotation
 from data_pipeline.features.samples import Sample, StoredQuery
-from data_pipeline.features.shards import FeatureSet, Provenance
+from data_pipeline.features.shards import FeatureSet, Provenance, write_index
 from data_pipeline.features.writing import ShardWriter, write_manifest
 
 # A shell lets what it starts in the background ignore Ctrl-C, and the programs under test would
@@ -103,7 +103,7 @@ def build_feature_set(
             indexes.append(writer.commit())
     annotations: dict[str, Any] = {"name": "generated", "sha256": "", "videos": 0, "queries": 0}
     write_manifest(folder, folder.name, PROVENANCE, annotations, indexes)
-    return FeatureSet(folder)
+    return write_index(folder)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from data_pipeline.extraction.job_folder import JobFolder
 from data_pipeline.extraction.sentences import make_sample
 from data_pipeline.features.rewriting import read_samples, rewrite_shard
 from data_pipeline.features.samples import Sample
-from data_pipeline.features.shards import Provenance, known_as, read_json
+from data_pipeline.features.shards import Provenance, known_as, read_json, write_index
 from data_pipeline.features.writing import write_manifest
 from data_pipeline.storage import Location, Source
 from data_pipeline.untrusted import reading, shown
@@ -83,6 +83,7 @@ def annotate(
         queries = sum(len(s["queries"]) for index in indexes.values() for s in index["samples"])
         made_of = made_of | {"queries": queries}
         write_manifest(output, split, provenance, made_of, indexes.values())
+        write_index(output)
         JobFolder(output, retry_failed=False).write_unread(list(indexes.values()))
     return Joined(joiner.joined, joiner.unchanged, missing, joiner.cut, joiner.shards)
 

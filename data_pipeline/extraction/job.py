@@ -20,7 +20,7 @@ from data_pipeline.extraction.plan import AnnotatedPlan, Plan, PlannedShard
 from data_pipeline.extraction.pool import Seconds, SentencesDone, VideoDone, WorkerPool, Workers
 from data_pipeline.extraction.ray_cluster import Watch
 from data_pipeline.extraction.ray_session import ray_session
-from data_pipeline.features.shards import Provenance, read_json
+from data_pipeline.features.shards import Provenance, read_json, write_index
 from data_pipeline.features.writing import write_json, write_manifest
 from data_pipeline.storage import Location, Source
 from data_pipeline.video.video import clip_count
@@ -163,6 +163,7 @@ def make_shards(
         warnings = folder.write_warnings(indexes)
         rows = plan.rows(current)
         manifest = write_manifest(output, split, provenance, rows, indexes)
+        write_index(output)
         totals = manifest["totals"]
         summary = Summary(
             split=split,

@@ -12,6 +12,9 @@ from data_pipeline.features.samples import SampleEntry
 from data_pipeline.storage import Location
 from data_pipeline.untrusted import natural
 
+OPENED_AT_ONCE = 16
+"""Indexes that are asked for at the same time: a store takes its time to answer."""
+
 REMAKE = "remove it and run the extraction again"
 
 COUNTED = ("videos", "queries", "clips", "bytes", "failures")
@@ -75,18 +78,18 @@ def check_apart(path: Location, entries: Sequence[SampleEntry]) -> None:
 
 
 class Once:
-    """Takes the samples of a set whose video and queries no sample before had."""
+    """Tells which samples of a set have a video and queries that no sample before had.
+
+    `faults` says what is wrong with the others.
+    """
 
     def __init__(self) -> None:
         self.faults: list[str] = []
         self._vids: set[str] = set()
         self._qids: set[int | str] = set()
 
-    def take(self, path: Location, entries: Sequence[SampleEntry]) -> list[SampleEntry]:
-        """Those of the shard with its index at `path`; `faults` says what is wrong with others."""
-        return [entry for entry in entries if self._is_new(path, entry)]
-
-    def _is_new(self, path: Location, entry: SampleEntry) -> bool:
+    def is_new(self, path: Location, entry: SampleEntry) -> bool:
+        """Whether this one has, of the shard with its index at `path`."""
         qids = entry.qids or ()
         doubled = [qid for qid in qids if qid in self._qids or qids.count(qid) > 1]
         if entry.vid in self._vids:

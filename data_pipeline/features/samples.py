@@ -31,6 +31,18 @@ def is_finite(array: Half) -> bool:
     return bool(((array.view(np.uint16) & 0x7C00) != 0x7C00).all())
 
 
+_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
+
+
+def sample_key(vid: str) -> str:
+    """Name of a sample in its tar: the id with all but a-z, 0-9, - and _ percent-encoded.
+
+    `webdataset` ends a key at the first dot and some file systems do not tell upper from lower
+    case: with neither in the key, different ids keep different keys wherever a tar is unpacked.
+    """
+    return "".join(chr(b) if b in _PLAIN else f"%{b:02x}" for b in vid.encode())
+
+
 @lru_cache(maxsize=4096)
 def npy_header(shape: tuple[int, ...]) -> bytes:
     """What stands before the values in the .npy of a float16 array."""
@@ -49,7 +61,6 @@ class SampleEntry:
     tokens of each query. `finite` tells that no feature was NaN or infinite when it was written.
     """
 
-    key: str
     vid: str
     shard: int
     offset: int
@@ -64,7 +75,7 @@ class SampleEntry:
     def to_json(self) -> dict[str, Any]:
         """The object in the shard's index, which names the kind of the checksums."""
         return {
-            "key": self.key,
+            "key": sample_key(self.vid),
             "vid": self.vid,
             "offset": self.offset,
             "bytes": self.size,
@@ -114,7 +125,6 @@ class SampleEntry:
             raise TypeError("'key' is a name")
         plain_name(value["vid"], "'vid'", source, folders=True)
         return cls(
-            key=value["key"],
             vid=value["vid"],
             shard=shard,
             offset=offset,

@@ -3,6 +3,7 @@
     features/<split>/manifest.json     what the set is: provenance, annotations, shards with hashes
     features/<split>/00000.tar         samples: one video with all its queries
     features/<split>/00000.json        index of that tar, with its SHA-256; written after it
+    features/<split>/index.safetensors all the indexes as columns, derived; see features.index
     features/<split>/sentences/        left by extraction for its next run; no reader needs it
 
 A tar holds for each sample `<key>.video.npy` (L, K, Dv) float16, `<key>.text.npy` (tokens of all
@@ -12,17 +13,23 @@ reads it; `FeatureSet` reads single samples at their offsets. Nothing here unpic
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import repeat
 from types import TracebackType
 from typing import Any, get_type_hints
 
+import numpy as np
+
 from data_pipeline.errors import InputError
 from data_pipeline.features.checksums import Half, kind_of
+from data_pipeline.features.columns import Columns, Samples, of_entries
+from data_pipeline.features.index import NAME, Seals, Unfit, open_columns, write_columns
 from data_pipeline.features.opening import (
+    OPENED_AT_ONCE,
     REMAKE,
     Counts,
     Once,
@@ -43,8 +50,12 @@ from data_pipeline.features.samples import (
     parse_joint,
     parse_sample,
 )
+from data_pipeline.features.texts import Ints
+from data_pipeline.mapped import Array, Mapped
 from data_pipeline.storage import Location, NotFound, Source
 from data_pipeline.untrusted import natural, parse_json, plain_name, reading, shown
+
+LOG = logging.getLogger(__name__)
 
 FORMAT = 2
 """Version of the layout above; readers refuse any other."""
@@ -58,9 +69,6 @@ IMPORTED = "imported"
 
 UNKNOWN = "unknown"
 """In a provenance: an encoder that nobody named."""
-
-OPENED_AT_ONCE = 16
-"""Indexes that are asked for at the same time: a store takes its time to answer."""
 
 
 @dataclass(frozen=True)
@@ -202,22 +210,43 @@ def _of_encoder(name: str, layers: tuple[int, ...], weights: str | None) -> str:
 class FeatureSet:
     """The features of one split, in a local folder or at a URL.
 
-    Opening it reads the manifest and the indexes. Raises InputError for a folder without a complete
-    set, an index that does not hold what its manifest lists, a video or a qid that is there twice,
-    and a tar that is missing or of another size than its index says. With `skip_damaged` such a tar
+    Opening it reads the manifest and maps the columnar index, or, where there is none that is of
+    this set (or with `indexed` false), reads the indexes of its shards, which are what counts.
+    Raises InputError for a folder without a complete set, an index that does not hold what its
+    manifest lists, a video or a qid that is there twice, and a tar that is missing or of another
+    size than its index says. With `skip_damaged` such a tar
     is left for reading to find out, sample by sample, and the other faults are `faults`, a line
     each: what is there twice counts once, a shard without its index is left out, and `left_out` is
     the number of pairs that the manifest lists and the indexes have not. Hashing is for
     `launch.shards verify`.
     """
 
-    def __init__(self, folder: Source, skip_damaged: bool = False) -> None:
+    def __init__(self, folder: Source, skip_damaged: bool = False, indexed: bool = True) -> None:
         self.folder = Location(folder)
         path = self.folder / "manifest.json"
         try:
-            self.manifest = read_json(path)
+            data = path.read_bytes()
         except NotFound as error:
             raise InputError(f"{error}; extract the features of this split first") from error
+        self._stored = Mapped.of({"manifest": np.frombuffer(data, np.uint8)})
+        counts, totals = self._describe(data)
+        self.faults = list(total_faults(path, totals, in_all(counts)))
+        if self.faults and not skip_damaged:
+            raise InputError(self.faults[0])
+        self.seals = Seals(len(counts))
+        columns = None
+        if indexed and not self.faults:
+            columns = self._open_columns(counts, skip_damaged)
+        wanted = totals["queries"]
+        if columns is None:
+            columns, wanted = self._open_shards(counts, skip_damaged)
+        self._hold(columns)
+        self.left_out = max(wanted, totals["queries"]) - self.pairs
+
+    def _describe(self, data: bytes) -> tuple[list[Counts], Counts]:
+        """Take in a manifest; returns what it counts, of each shard and in all."""
+        path = self.folder / "manifest.json"
+        self.manifest = parse_ours(data, path)
         with reading(path, REMAKE):
             self.provenance = Provenance.from_json(self.manifest["provenance"])
             self.split = plain_name(self.manifest["split"], "the split", path)
@@ -233,23 +262,30 @@ class FeatureSet:
             totals = listed(self.manifest["totals"])
             if not isinstance(self.manifest["annotations"]["name"], str):
                 raise TypeError("its annotations have no name")
-        self.faults = list(total_faults(path, totals, in_all(counts)))
-        if self.faults and not skip_damaged:
-            raise InputError(self.faults[0])
-        once = Once()
-        self.samples: list[SampleEntry] = []
-        wanted = 0
-        with ThreadPoolExecutor(OPENED_AT_ONCE) as threads:
-            opened = threads.map(self._open, range(len(counts)), counts, repeat(skip_damaged))
-            for number, (entries, faults) in enumerate(opened):
-                self.faults += faults
-                kept = once.take(self._index_path(number), entries)
-                if once.faults and not skip_damaged:
-                    raise InputError(once.faults[0])
-                self.samples += kept
-                wanted += max(counts[number]["queries"], sum(len(entry.queries) for entry in kept))
-        self.faults += once.faults
-        self.left_out = max(wanted, totals["queries"]) - self.pairs
+        return counts, totals
+
+    def _hold(self, columns: Columns) -> None:
+        self.columns = columns
+        self.samples: Sequence[SampleEntry] = Samples(columns)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process of this host needs: where things lie, and nothing that grows."""
+        names = ("folder", "_stored", "columns", "faults", "left_out")
+        return {name: getattr(self, name) for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._describe(self._stored["manifest"].tobytes())
+        self._hold(self.columns)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of manifest.json."""
+        return hashlib.sha256(self._stored["manifest"].tobytes()).hexdigest()
+
+    def keep(self, rows: Ints) -> None:
+        """Leave of the set the samples of these numbers, which rise."""
+        self._hold(self.columns.take(rows))
 
     def __len__(self) -> int:
         """Number of videos."""
@@ -339,20 +375,58 @@ class FeatureSet:
                 "extract both with one configuration"
             )
 
-    @cached_property
+    @property
     def pairs(self) -> int:
         """Number of (video, query) pairs."""
-        return sum(len(sample.queries) for sample in self.samples)
+        return len(self.columns.tokens)
+
+    def _open_columns(self, counts: Sequence[Counts], skip_damaged: bool) -> Columns | None:
+        """The columns of the set's own index; None, and a line, where there are none to be used."""
+        names = [shard["name"] for shard in self.shards]
+        files = self.folder.files()
+        try:
+            columns = open_columns(self.folder, self.digest, names, counts, files)
+        except Unfit as error:
+            LOG.warning("%s", error)
+            return None
+        if not skip_damaged:
+            for number, expected in enumerate(counts):
+                status = files.get(f"{names[number]}.tar")
+                check_tar(self.path(number), status.size if status else None, expected["bytes"])
+        return columns
+
+    def _open_shards(self, counts: Sequence[Counts], skip_damaged: bool) -> tuple[Columns, int]:
+        """Columns from the shards' indexes, and how many pairs there should be; adds `faults`."""
+        parts = []
+        with ThreadPoolExecutor(OPENED_AT_ONCE) as threads:
+            opened = threads.map(self._open, range(len(counts)), counts, repeat(skip_damaged))
+            for part, faults in opened:
+                self.faults += faults
+                parts.append(part)
+        columns = Columns.of(parts)
+        if columns.twice():
+            once = Once()
+            rows = [
+                row
+                for row, entry in enumerate(Samples(columns))
+                if once.is_new(self._index_path(entry.shard), entry)
+            ]
+            if once.faults and not skip_damaged:
+                raise InputError(once.faults[0])
+            self.faults += once.faults
+            columns = columns.take(np.array(rows, np.int64))
+        listed = np.array([each["queries"] for each in counts], np.int64)
+        return columns, int(np.maximum(listed, columns.counts(len(counts))["queries"]).sum())
 
     def _open(
         self, number: int, expected: Counts, skip_damaged: bool
-    ) -> tuple[list[SampleEntry], list[str]]:
-        """The samples of a shard, from its index, and its faults; the first is raised without
+    ) -> tuple[dict[str, Array], list[str]]:
+        """The columns of a shard, from its index, and its faults; the first is raised without
         `skip_damaged`."""
         path = self._index_path(number)
         try:
             with reading(path, REMAKE):
-                index = self._index(self.shards[number], path)
+                index = self._index(number, path)
                 kind = kind_of(index, path)
                 entries = [SampleEntry.from_json(e, number, path, kind) for e in index["samples"]]
                 check_apart(path, entries)
@@ -362,22 +436,43 @@ class FeatureSet:
         except InputError as error:
             if not skip_damaged:
                 raise
-            return [], [str(error)]
+            return of_entries([]), [str(error)]
         if not skip_damaged:
-            self._check_tar(self.path(number), index)
-        return entries, faults
+            tar = self.path(number)
+            try:
+                size = tar.size()
+            except NotFound:
+                size = None
+            check_tar(tar, size, index["bytes"])
+        return of_entries(entries), faults
+
+    def compare_columns(self) -> None:
+        """Raises Unfit where the set has a columnar index other than its shards' own say.
+
+        To be asked of a set that was opened with `indexed` false.
+        """
+        files = self.folder.files()
+        if NAME not in files:
+            return
+        counts = [listed(shard) for shard in self.shards]
+        names = [shard["name"] for shard in self.shards]
+        stored = open_columns(self.folder, self.digest, names, counts, files)
+        if stored.digest() != self.columns.digest():
+            raise Unfit(f"{self.folder / NAME}: holds other entries than the shards' own indexes")
 
     def _index_path(self, number: int) -> Location:
         return self.folder / f"{self.shards[number]['name']}.json"
 
-    def _index(self, shard: dict[str, Any], path: Location) -> dict[str, Any]:
+    def _index(self, number: int, path: Location) -> dict[str, Any]:
         try:
-            index = read_json(path)
+            data = path.read_bytes()
         except NotFound as error:
             raise InputError(
                 f"{path}: the shard's index is missing; run the extraction again"
             ) from error
-        if index["sha256"] != shard["sha256"]:
+        index = parse_ours(data, path)
+        self.seals.take(number, data)
+        if index["sha256"] != self.shards[number]["sha256"]:
             raise InputError(f"{path}: is not the shard that manifest.json lists; {REMAKE}")
         shapes: dict[str, Any] = {
             "video": list(self.video_shape),
@@ -392,13 +487,13 @@ class FeatureSet:
             )
         return index
 
-    def _check_tar(self, tar: Location, index: dict[str, Any]) -> None:
-        try:
-            size = tar.size()
-        except NotFound as error:
-            raise InputError(f"{tar}: the shard is missing; run the extraction again") from error
-        if size != index["bytes"]:
-            raise InputError(f"{tar}: holds {size} bytes and not {index['bytes']}; {REMAKE}")
+
+def check_tar(tar: Location, size: int | None, expected: int) -> None:
+    """Raises InputError unless a tar, of which `size` was found, is there and of that size."""
+    if size is None:
+        raise InputError(f"{tar}: the shard is missing; run the extraction again")
+    if size != expected:
+        raise InputError(f"{tar}: holds {size} bytes and not {expected}; {REMAKE}")
 
 
 class Named:
@@ -461,12 +556,25 @@ def _shape(value: Any) -> tuple[int, int]:
 
 def read_json(path: Source) -> dict[str, Any]:
     """The object in one of our JSON files; InputError if it is unreadable or of another format."""
+    return parse_ours(Location(path).read_bytes(), path)
+
+
+def parse_ours(data: bytes, path: Source) -> dict[str, Any]:
+    """As `read_json`, of bytes that were read at `path`."""
     try:
-        value = parse_json(Location(path).read_bytes(), path)
-    except NotFound:
-        raise
+        value = parse_json(data, path)
     except InputError as error:
         raise InputError(f"{error}; {REMAKE}") from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise InputError(f"{path}: not of format {FORMAT}; extract with this version again")
     return value
+
+
+def write_index(folder: Source) -> FeatureSet:
+    """Write the columnar index of a set, from its shards' indexes; returns the set.
+
+    Raises InputError for a set that has faults. Whoever calls holds the folder.
+    """
+    found = FeatureSet(folder, indexed=False)
+    write_columns(found.folder, found.digest, found.columns, found.seals)
+    return found

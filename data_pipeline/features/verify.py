@@ -34,7 +34,7 @@ def verify(folder: Source, annotations: str | Path | None = None) -> Iterator[Fa
     failures.jsonl.
     Raises InputError for a folder that is no feature set.
     """
-    features = FeatureSet(folder, skip_damaged=True)
+    features = FeatureSet(folder, skip_damaged=True, indexed=False)
     for fault in features.faults:
         where, _, what = fault.partition(": ")
         yield Fault(where, what)
@@ -49,6 +49,11 @@ def verify(folder: Source, annotations: str | Path | None = None) -> Iterator[Fa
             yield Fault(str(path), f"SHA-256 is {digest}, the manifest has {shard['sha256']}")
         if size != shard["bytes"]:
             yield Fault(str(path), f"holds {size} bytes, the manifest lists {shard['bytes']}")
+    try:
+        features.compare_columns()
+    except InputError as error:
+        where, _, what = str(error).partition(": ")
+        yield Fault(where, what)
     stored: dict[int | str, Annotation] = {}
     for index, entry in enumerate(features.samples):
         where = f"{features.path(entry.shard)}: sample {entry.vid!r}"

@@ -19,6 +19,7 @@ from data_pipeline.features.samples import (
     SampleEntry,
     is_finite,
     npy_header,
+    sample_key,
 )
 from data_pipeline.features.shards import FORMAT, ROWS_CHECKED, Provenance
 from data_pipeline.rows import row_faults
@@ -27,7 +28,6 @@ from data_pipeline.storage import Location, Source
 NEXT = ".next"
 """Ending of the index of what a shard is about to become."""
 
-_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
 _BLOCK = tarfile.BLOCKSIZE
 
 
@@ -42,15 +42,6 @@ class Failure:
     kind: str
     cause: str
     qid: int | str | None = None
-
-
-def sample_key(vid: str) -> str:
-    """Name of a sample in its tar: the id with all but a-z, 0-9, - and _ percent-encoded.
-
-    `webdataset` ends a key at the first dot and some file systems do not tell upper from lower
-    case: with neither in the key, different ids keep different keys wherever a tar is unpacked.
-    """
-    return "".join(chr(b) if b in _PLAIN else f"%{b:02x}" for b in vid.encode())
 
 
 class ShardWriter:
@@ -113,7 +104,6 @@ class ShardWriter:
         texts = [text[slice(*query.tokens)] for query in sample.queries]
         self._entries.append(
             SampleEntry(
-                key=key,
                 vid=sample.vid,
                 shard=0,
                 offset=offset,

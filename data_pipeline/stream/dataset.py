@@ -17,8 +17,7 @@ from torch.utils.data import Dataset
 from data_pipeline.annotations import Annotation
 from data_pipeline.features.shards import FeatureSet
 from data_pipeline.stream.batches import BatchBuffer, PairBatch
-from data_pipeline.stream.order import Pairs
-from data_pipeline.stream.stream import list_pairs
+from data_pipeline.stream.order import Pairs, list_pairs
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,9 @@ class PairDataset(Dataset[Pair]):
         """Pair `index`, by one read of its sample; Damaged as `FeatureSet.read`."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"pair {index} of {len(self)}")
-        sample = self.features.read(int(self._pairs.sample[index]))
-        query = sample.queries[int(self._pairs.query[index])]
+        number = int(self._pairs.sample_of(np.array([index % len(self)]))[0])
+        sample = self.features.read(number)
+        query = sample.queries[index % len(self) - self._pairs.first.item(number)]
         text = sample.text[slice(*query.tokens)]
         video, words = (torch.from_numpy(np.array(each)) for each in (sample.video, text))
         sentences = tuple(each.annotation.query for each in sample.queries)

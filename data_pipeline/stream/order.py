@@ -8,11 +8,15 @@ a rank reads only the shards of its lanes, and resuming means to begin at anothe
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.config import OrderConfig
+from data_pipeline.features.shards import FeatureSet
+from data_pipeline.features.texts import ranges
+from data_pipeline.mapped import Array, Mapped
 
 Ints = NDArray[np.int64]
 
@@ -26,33 +30,81 @@ NEAR = 0.1
 class Pairs:
     """All pairs of a data set in storage order, described without reading a feature.
 
-    Arrays over the pairs: the sample (video) that holds the pair, the query's place in that sample,
-    the shard that holds the sample, and the lengths of video and sentence.
+    Those of a sample (a video) stand together: `first` (samples + 1) tells where they begin. Arrays
+    over the samples are the shard that holds it, the shards in their order, and its length; an
+    array over the pairs is the length of the sentence.
     """
 
-    sample: Ints
-    query: Ints
+    first: Ints
     shard: Ints
     clips: Ints
     tokens: Ints
 
     def __len__(self) -> int:
-        return len(self.sample)
+        return len(self.tokens)
+
+    def sample_of(self, pairs: Ints) -> Ints:
+        """The samples that hold these pairs."""
+        return np.searchsorted(self.first, pairs, "right") - 1
+
+    def clips_of(self, pairs: Ints) -> Ints:
+        """The lengths of the videos of these pairs."""
+        return self.clips[self.sample_of(pairs)]
+
+    def means(self) -> tuple[float, float]:
+        """Clips and tokens of an average pair; there must be one."""
+        counts = np.diff(self.first)
+        return float(self.clips @ counts) / len(self), float(self.tokens.mean())
 
 
-@dataclass(frozen=True)
-class Order:
-    """The sequence of one epoch: pair ids by position, and for each the window it was drawn in."""
+def list_pairs(features: FeatureSet) -> Pairs:
+    """All pairs of a feature set in storage order, from its index alone."""
+    columns = features.columns
+    return Pairs(columns.first, columns.shard, columns.clips, columns.tokens)
 
-    pairs: Ints
-    windows: Ints
+
+class Order(Protocol):
+    """The sequence of one epoch: which pair stands at which position, and in which window.
+
+    The pairs of a window of a lane are drawn, and may be held, together.
+    """
+
     lanes: int
+    window: int
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        """Number of positions, one for each pair."""
+
+    def at(self, positions: Ints) -> Ints:
+        """The pairs at these positions."""
+
+    @property
+    def pairs(self) -> Ints:
+        """The pairs at all positions."""
 
 
-def epoch_order(pairs: Pairs, config: OrderConfig, seed: int, epoch: int) -> Order:
+class StorageOrder:
+    """The order of evaluation: every pair once, as stored; no lane needs a window."""
+
+    window = 1
+
+    def __init__(self, count: int, lanes: int) -> None:
+        self._count, self.lanes = count, lanes
+
+    def __len__(self) -> int:
+        return self._count
+
+    def at(self, positions: Ints) -> Ints:
+        """The pairs at these positions."""
+        return positions
+
+    @property
+    def pairs(self) -> Ints:
+        """The pairs at all positions."""
+        return np.arange(self._count)
+
+
+class EpochOrder:
     """The order of one training epoch: every pair exactly once.
 
     Shards are shuffled, then the samples within each shard; the resulting run of pairs is cut into
@@ -60,73 +112,151 @@ def epoch_order(pairs: Pairs, config: OrderConfig, seed: int, epoch: int) -> Ord
     the lanes are interleaved. With `bucket` the run is first put in rounds of videos alike in
     length, and each round is dealt to the lanes, one window a lane. Seeded through NumPy's
     SeedSequence, never through `hash`, whose values differ from one interpreter to the next.
-    """
-    random = np.random.default_rng([seed, epoch])
-    count, lanes = len(pairs), config.lanes
-    shard_rank = random.permutation(int(pairs.shard.max()) + 1)
-    sample_rank = random.permutation(int(pairs.sample.max()) + 1)
-    run = np.lexsort((pairs.query, sample_rank[pairs.sample], shard_rank[pairs.shard]))
-    if config.bucket:
-        size = lanes * config.window
-        run = _by_length(run, pairs, sample_rank, size, random)
-        rounds = [
-            _pieces(min(size, count - start), lanes, random) for start in range(0, count, size)
-        ]
-        lane = np.concatenate([lane for lane, _ in rounds])
-        place = np.concatenate([place + config.window * r for r, (_, place) in enumerate(rounds)])
-    else:
-        lane, place = _pieces(count, lanes, random)
-    window = place // config.window
 
-    draw = random.random(count)
-    if config.bucket:
-        within = np.lexsort((draw, pairs.clips[run], window, lane))
-        place_in_window = _shared_shuffle(count // lanes, config.window, random)
-    else:
-        within = np.lexsort((draw, window, lane))
-        place_in_window = np.arange(count // lanes + 1)
-    # `within` lists the run lane by lane and window by window: row i takes the i-th slot.
-    slots = np.lexsort((place, lane))
-    position = place_in_window[place[slots]] * lanes + lane[slots]
-    ordered = np.empty(count, dtype=np.int64)
-    windows = np.empty(count, dtype=np.int64)
-    ordered[position] = run[within]
-    windows[position] = window[within]
-    return Order(ordered, windows, lanes)
+    What stands in a window is made when it is asked for; what grows with the set is shared between
+    processes.
+    """
+
+    def __init__(self, pairs: Pairs, config: OrderConfig, seed: int, epoch: int) -> None:
+        random = np.random.default_rng([seed, epoch])
+        count, lanes = len(pairs), config.lanes
+        self.lanes, self.window, self._count, self._bucket = (
+            lanes,
+            config.window,
+            count,
+            config.bucket,
+        )
+        size = lanes * config.window
+        samples, sample_rank = _shuffled(pairs, random)
+        first = pairs.first[samples]
+        counts = pairs.first[samples + 1] - first
+        arrays: dict[str, Array] = {}
+        if config.bucket:
+            run = ranges(first, counts)
+            sample = np.repeat(samples, counts)
+            run = _by_length(run, sample, pairs.clips, sample_rank, size, random)
+            arrays |= {"run": run, "clips": pairs.clips_of(run)}
+            rounds = [
+                (start, *_pieces(min(size, count - start), lanes, random))
+                for start in range(0, count, size)
+            ]
+            begins = np.concatenate([start + begins for start, begins, _ in rounds])
+            lengths = np.concatenate([lengths for *_, lengths in rounds])
+        else:
+            arrays |= {"first": first, "ends": np.cumsum(counts)}
+            begins, lengths = _pieces(count, lanes, random)
+        arrays |= {"begins": begins, "lengths": lengths, "draw": random.random(count)}
+        if config.bucket:
+            arrays["places"] = _shared_shuffle(count // lanes, config.window, random)
+        self._arrays = Mapped.of(arrays)
+        self._made: tuple[int, Ints] = (-1, np.empty(0, np.int64))
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def pairs(self) -> Ints:
+        """The pairs at all positions."""
+        blocks = range(-(-self._count // (self.lanes * self.window)))
+        return np.concatenate([self._block(number) for number in blocks])[: self._count]
+
+    def at(self, positions: Ints) -> Ints:
+        """The pairs at these positions; those of a window are best asked for together."""
+        block = self.lanes * self.window
+        blocks = positions // block
+        found = np.empty_like(positions)
+        for number in np.unique(blocks).tolist():
+            if self._made[0] != number:
+                self._made = (number, self._block(number))
+            here = blocks == number
+            found[here] = self._made[1][positions[here] - number * block]
+        return found
+
+    def _block(self, number: int) -> Ints:
+        """The pairs of window `number` of every lane, by position from the window's first on."""
+        arrays, start = self._arrays, number * self.window
+        if self._bucket:
+            of_block = slice(number * self.lanes, (number + 1) * self.lanes)
+            begins, lengths = arrays["begins"][of_block], arrays["lengths"][of_block]
+            places = arrays["places"][start : start + self.window] - start
+        else:
+            begins, lengths = arrays["begins"] + start, arrays["lengths"] - start
+            places = np.arange(min(self.window, int(lengths.max())))
+        rank = np.arange(len(places))
+        inside = rank < lengths[:, None]  # (lanes, window); at the end not all
+        at = np.where(inside, begins[:, None] + rank, 0)
+        draw = np.where(inside, arrays["draw"][at], np.inf)
+        if self._bucket:
+            pairs = arrays["run"][at]
+            within = np.lexsort((draw, arrays["clips"][at], ~inside), axis=1)
+        else:
+            pairs = self._pairs_at(at)
+            within = np.argsort(draw, axis=1, kind="stable")
+        found = np.empty((len(places), self.lanes), np.int64)
+        found[places] = np.take_along_axis(pairs, within, axis=1).T
+        return found.reshape(-1)
+
+    def _pairs_at(self, places: Ints) -> Ints:
+        """The pairs at places of the run, in which samples follow each other."""
+        ends, first = self._arrays["ends"], self._arrays["first"]
+        sample = np.searchsorted(ends, places, "right")
+        return first[sample] + places - np.where(sample > 0, ends[sample - 1], 0)
+
+
+def _shuffled(pairs: Pairs, random: np.random.Generator) -> tuple[Ints, Ints]:
+    """The samples, shuffled within shuffled shards, and the rank that each of them drew."""
+    held = int(pairs.sample_of(np.array([len(pairs) - 1]))[0]) + 1  # with a pair, or before one
+    shard = pairs.shard[:held]
+    shard_rank = random.permutation(int(shard[-1]) + 1)
+    sample_rank = random.permutation(held)
+    samples = np.empty(held, np.int64)
+    samples[sample_rank] = np.arange(held)
+    ranks = shard_rank[shard[samples]]
+    if len(shard_rank) <= 1 << 16:  # which NumPy sorts by counting
+        ranks = ranks.astype(np.uint16)
+    return samples[np.argsort(ranks, kind="stable")], sample_rank
 
 
 def _pieces(count: int, lanes: int, random: np.random.Generator) -> tuple[Ints, Ints]:
-    """A run of `count` pairs cut in one piece a lane: the lane of each, and its place there."""
+    """A run of `count` pairs cut in one piece a lane: where that of each begins, its length."""
     # Lane c holds positions c, c + C, c + 2 C, ...; so the first (count mod C) lanes are longer.
     # Neighbouring pieces of the run may share a video; a permutation keeps them apart.
     lane_of_piece = random.permutation(lanes)
     lengths = count // lanes + (lane_of_piece < count % lanes)
-    place = np.arange(count) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return np.repeat(lane_of_piece, lengths), place
+    begins = np.empty_like(lengths)
+    begins[lane_of_piece] = np.cumsum(lengths) - lengths
+    return begins, count // lanes + (np.arange(lanes) < count % lanes)
 
 
 def _by_length(
-    run: Ints, pairs: Pairs, sample_rank: Ints, size: int, random: np.random.Generator
+    run: Ints,
+    sample: Ints,
+    clips: Ints,
+    sample_rank: Ints,
+    size: int,
+    random: np.random.Generator,
 ) -> Ints:
     """The run in rounds of `size` pairs whose videos are about as long, in random order; in a round
     the pairs of a video follow each other. The last round is what is left over.
 
-    Only `POOL` neighbouring rounds of the run are sorted together, so that what is read at a time
-    lies in few shards. Lengths count as a little shorter than they are, by another part in every
-    epoch, so that it is not always the same videos that meet.
+    `sample` are the samples of the run's pairs, `clips` the length of each sample. Only `POOL`
+    neighbouring rounds of the run are sorted together, so that what is read at a time lies in few
+    shards. Lengths count as a little shorter than they are, by another part in every epoch, so that
+    it is not always the same videos that meet.
     """
-    seen = pairs.clips * (1 - NEAR * random.random(len(sample_rank)))[pairs.sample]
-    sorted_run = np.empty_like(run)
+    seen = clips[sample] * (1 - NEAR * random.random(len(sample_rank)))[sample]
+    rank = sample_rank[sample]
+    order = np.empty_like(run)
     for start in range(0, len(run), POOL * size):
-        pool = run[start : start + POOL * size]
-        pool = pool[np.lexsort((sample_rank[pairs.sample[pool]], seen[pool]))]
+        stop = min(start + POOL * size, len(run))
+        pool = start + np.lexsort((rank[start:stop], seen[start:stop]))
         full, rest = divmod(len(pool), size)
         at = size * int(random.integers(full + 1))  # what is left over may be of any length
         whole = np.delete(pool, slice(at, at + rest)).reshape(full, size)
         whole = whole[random.permutation(full)]
-        sorted_run[start : start + len(pool)] = np.append(whole, pool[at : at + rest])
+        order[start:stop] = np.append(whole, pool[at : at + rest])
     number = np.arange(len(run)) // size
-    return sorted_run[np.lexsort((sample_rank[pairs.sample[sorted_run]], number))]
+    return run[order[np.lexsort((rank[order], number))]]
 
 
 def _shared_shuffle(length: int, window: int, random: np.random.Generator) -> Ints:
@@ -138,11 +268,6 @@ def _shared_shuffle(length: int, window: int, random: np.random.Generator) -> In
     for start in range(0, length, window):
         random.shuffle(places[start : min(start + window, length)])
     return places
-
-
-def storage_order(count: int, lanes: int) -> Order:
-    """The order of evaluation: every pair once, as stored; no lane needs a window."""
-    return Order(np.arange(count), np.arange(count) // lanes, lanes)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ the sentences that it serves.
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,12 +22,15 @@ from data_pipeline.features.shards import FeatureSet
 from data_pipeline.stream import memory
 from data_pipeline.stream.batches import BatchBuffer, Empty, Half, PairBatch
 from data_pipeline.stream.fetching import Fetcher, Visit, make_fetcher
-from data_pipeline.stream.order import Ints, Order, Pairs, Share
+from data_pipeline.stream.order import Ints, Order, Pairs, Share, list_pairs
 
 Flags = NDArray[np.bool_]
 
 MOST_DAMAGED = 1000
 """Pairs in a row without a whole one after which reading stops: there is nothing to go on with."""
+
+PLANNED = 4096
+"""Positions whose visits are planned together, or those of one window of all lanes."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +74,9 @@ class Parts(IterableDataset[tuple[PairBatch | None, Ints]]):
     """What one loader worker contributes to each batch: its pairs, and their rows in the batch."""
 
     def __init__(
-        self,
-        features: FeatureSet,
-        pairs: Pairs,
-        serving: Serving,
-        config: ReadingConfig,
-        share: Share,
+        self, features: FeatureSet, serving: Serving, config: ReadingConfig, share: Share
     ) -> None:
-        self._features, self._pairs, self._serving = features, pairs, serving
+        self._features, self._serving = features, serving
         self._config, self._share = config, share
 
     def __iter__(self) -> Iterator[tuple[PairBatch | None, Ints]]:
@@ -88,7 +86,7 @@ class Parts(IterableDataset[tuple[PairBatch | None, Ints]]):
             share = dataclasses.replace(share, worker=worker.id, workers=worker.num_workers)
             empty = memory.shared
         serving, size = self._serving, self._serving.size
-        reader = _Reader(self._features, self._pairs, serving, self._config, share)
+        reader = _Reader(self._features, serving, self._config, share)
         try:
             for batch in serving.batches:
                 start, stop = batch * size, (batch + 1) * size
@@ -105,30 +103,17 @@ class _Reader:
     """Reads the pairs of one share, in the order of their positions."""
 
     def __init__(
-        self,
-        features: FeatureSet,
-        pairs: Pairs,
-        serving: Serving,
-        config: ReadingConfig,
-        share: Share,
+        self, features: FeatureSet, serving: Serving, config: ReadingConfig, share: Share
     ) -> None:
-        self._features, self._pairs, self._serving = features, pairs, serving
-        self._order = serving.order
-        batches, size = serving.batches, serving.size
-        rows, mine = share.rows(batches.start * size, batches.stop * size, self._order.lanes)
-        positions = rows[mine]
-        visits, first, self._last = _visits(positions, self._order, pairs)
-        self._visit_of = visits
-        self._served = 0  # of `positions`
+        self._features, self._serving = features, serving
+        self._pairs, self._order = list_pairs(features), serving.order
+        plan = _Plan(self._order, self._pairs, share, serving)
+        self._visits = plan.visits()
         self._room = config.buffer_mb * 2**20
         self._held: dict[int, Visit] = {}
         self._damaged: dict[int, Damaged] = {}
         self._fetcher: Fetcher = make_fetcher(
-            features,
-            (self._sample(int(position)) for position in positions[first]),
-            config.connections,
-            config.cache,
-            int(config.cache_gb * 1e9),
+            features, plan.samples(), config.connections, config.cache, int(config.cache_gb * 1e9)
         )
 
     def read(self, positions: Ints, start: int, stop: int, empty: Empty) -> PairBatch:
@@ -137,8 +122,8 @@ class _Reader:
         All ranks pad to the longest of the global batch, or to the configured length above it, so
         that every rank may stand in for a damaged pair with the same other one.
         """
-        of_batch = self._pair(np.arange(start, stop))
-        clips = int(self._pairs.clips[of_batch].max())
+        of_batch = self._pairs_at(np.arange(start, stop))
+        clips = int(self._pairs.clips_of(of_batch).max())
         tokens = int(self._pairs.tokens[of_batch].max())
         features, damaged, shapes = self._features, list[str](), self._serving.shapes
         buffer = BatchBuffer(
@@ -149,12 +134,13 @@ class _Reader:
             features.text_shape,
             empty,
         )
-        for position in positions.tolist():
+        mine = self._described(of_batch[positions - start])
+        for position, pair, (visit, last) in zip(
+            positions.tolist(), mine, self._visits, strict=False
+        ):
             repeated = position >= len(self._order)
-            visit, last = int(self._visit_of[self._served]), bool(self._last[self._served])
-            self._served += 1
             try:
-                self._fill(buffer, self._pair(position), repeated, visit, last)
+                self._fill(buffer, pair, repeated, visit, last)
             except Damaged as error:
                 if not self._serving.skip_damaged:
                     raise
@@ -163,27 +149,30 @@ class _Reader:
         return buffer.finish(damaged, shapes.windows)
 
     def _fill(
-        self, buffer: BatchBuffer, pair: int, repeated: bool, visit_number: int | None, last: bool
+        self,
+        buffer: BatchBuffer,
+        pair: "_Pair",
+        repeated: bool,
+        visit_number: int | None,
+        last: bool,
     ) -> None:
         """Read a pair into the next row; raises Damaged."""
-        sample, query = int(self._pairs.sample[pair]), int(self._pairs.query[pair])
-        clips, tokens = int(self._pairs.clips[pair]), int(self._pairs.tokens[pair])
-        video, text = buffer.row(clips, tokens)
-        if sample in self._damaged:
-            raise self._damaged[sample]
+        video, text = buffer.row(pair.clips, pair.tokens)
+        if pair.sample in self._damaged:
+            raise self._damaged[pair.sample]
         try:
-            visit = self._visit(sample, visit_number, last)
+            visit = self._visit(pair.sample, visit_number, last)
             visit.read_video(video)
         except Damaged as error:
-            self._damaged[sample] = error
+            self._damaged[pair.sample] = error
             raise
-        visit.read_text(query, text)
+        visit.read_text(pair.query, text)
         if self._serving.dropout:
-            self._serving.dropout.apply(pair, video, text)
-        annotation = visit.queries[query].annotation
+            self._serving.dropout.apply(pair.number, video, text)
+        annotation = visit.queries[pair.query].annotation
         clip_length = self._features.provenance.clip_length
         sentences = (each.annotation.query for each in visit.queries)
-        buffer.add(clips, tokens, annotation, clip_length, repeated, sentences)
+        buffer.add(pair.clips, pair.tokens, annotation, clip_length, repeated, sentences)
 
     def _visit(self, sample: int, number: int | None, last: bool) -> Visit:
         """The visit of this number, kept between its pairs if there is room."""
@@ -207,8 +196,8 @@ class _Reader:
         number of steps and, for any number of ranks, the same global batches.
         """
         for following in range(position + 1, position + 1 + min(MOST_DAMAGED, len(self._order))):
-            pair = self._pair(following)
-            if self._pairs.clips[pair] > clips or self._pairs.tokens[pair] > tokens:
+            (pair,) = self._described(self._pairs_at(np.array([following])))
+            if pair.clips > clips or pair.tokens > tokens:
                 continue
             try:
                 self._fill(buffer, pair, repeated=True, visit_number=None, last=True)
@@ -219,16 +208,73 @@ class _Reader:
             f"{self._features.folder}: hardly a pair can be read; see `launch.shards verify`"
         )
 
-    def _pair(self, position: Any) -> Any:
-        """Pair ids at positions; beyond the end of the order it begins anew."""
-        return self._order.pairs[position % len(self._order)]
+    def _pairs_at(self, positions: Ints) -> Ints:
+        """Pairs at positions; beyond the end of the order it begins anew."""
+        return self._order.at(positions % len(self._order))
 
-    def _sample(self, position: int) -> int:
-        return int(self._pairs.sample[self._pair(position)])
+    def _described(self, numbers: Ints) -> list["_Pair"]:
+        pairs, sample = self._pairs, self._pairs.sample_of(numbers)
+        columns = (
+            numbers,
+            sample,
+            numbers - pairs.first[sample],
+            pairs.clips[sample],
+            pairs.tokens[numbers],
+        )
+        return [_Pair(*each) for each in zip(*(c.tolist() for c in columns), strict=True)]
 
     def close(self) -> None:
         """Give back what is held open."""
         self._fetcher.close()
+
+
+class _Pair(NamedTuple):
+    """The number of a pair, its sample, the query's place in it, and the lengths of both."""
+
+    number: int
+    sample: int
+    query: int
+    clips: int
+    tokens: int
+
+
+class _Plan:
+    """The visits of a share, planned for some windows at a time, when they are asked for."""
+
+    def __init__(self, order: Order, pairs: Pairs, share: Share, serving: Serving) -> None:
+        self._order, self._pairs, self._share = order, pairs, share
+        self._start = serving.batches.start * serving.size
+        self._stop = serving.batches.stop * serving.size
+        window = order.lanes * order.window
+        self._size = window * -(-PLANNED // window)
+        self._groups = range(self._start // self._size, -(-self._stop // self._size))
+        self._planned: dict[int, tuple[Ints, Flags, Ints]] = {}
+
+    def visits(self) -> Iterator[tuple[int, bool]]:
+        """For each position of the share: the number of its visit, and whether it is the last."""
+        for group in self._groups:
+            number, last, _ = self._plan(group)
+            yield from zip(number.tolist(), last.tolist(), strict=True)
+            del self._planned[group]
+
+    def samples(self) -> Iterator[int]:
+        """The sample of each visit, in their order."""
+        for group in self._groups:
+            yield from self._plan(group)[2].tolist()
+
+    def _plan(self, group: int) -> tuple[Ints, Flags, Ints]:
+        """Visits, whether they end, and the samples of those that begin; kept until it is past."""
+        if group not in self._planned:
+            first = group * self._size
+            rows, mine = self._share.rows(
+                max(self._start, first), min(self._stop, first + self._size), self._order.lanes
+            )
+            positions = rows[mine]
+            number, begins, ends = _visits(positions, self._order, self._pairs)
+            begun = positions[begins] % len(self._order)
+            samples = self._pairs.sample_of(self._order.at(begun))
+            self._planned[group] = first + number, ends, samples
+        return self._planned[group]
 
 
 def _visits(positions: Ints, order: Order, pairs: Pairs) -> tuple[Ints, Flags, Flags]:
@@ -237,7 +283,11 @@ def _visits(positions: Ints, order: Order, pairs: Pairs) -> tuple[Ints, Flags, F
     A visit is what a lane serves of one video within one window.
     """
     place = positions % len(order)
-    keys = (pairs.sample[order.pairs[place]], order.windows[place], positions % order.lanes)
+    keys = (
+        pairs.sample_of(order.at(place)),
+        place // order.lanes // order.window,
+        positions % order.lanes,
+    )
     together = np.lexsort(keys)  # stable: a visit's positions stay in order
     begins = np.ones(len(positions) + 1, dtype=bool)
     begins[1:-1] = np.any([np.diff(key[together]) for key in keys], axis=0)

@@ -1,7 +1,6 @@
 """How do stored features become the batches of this rank, exactly and at the speed of memory?"""
 
 import contextlib
-import hashlib
 import logging
 import multiprocessing
 import queue
@@ -12,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import distributed
 from torch.utils.data import DataLoader
@@ -21,25 +19,19 @@ from data_pipeline.config import DataConfig
 from data_pipeline.errors import InputError
 from data_pipeline.features.shards import FeatureSet
 from data_pipeline.stream.batches import PairBatch, merge
-from data_pipeline.stream.order import Pairs, Share, check_divides, epoch_order, storage_order
+from data_pipeline.stream.order import (
+    EpochOrder,
+    Share,
+    StorageOrder,
+    check_divides,
+    list_pairs,
+)
 from data_pipeline.stream.reading import Dropout, Parts, Serving
 
 LOG = logging.getLogger(__name__)
 
 MERGED_AHEAD = 2
 """Batches that are put together from the workers' parts before they are asked for."""
-
-
-def list_pairs(features: FeatureSet) -> Pairs:
-    """All pairs of a feature set in storage order, from its index alone."""
-    counts = [len(sample.queries) for sample in features.samples]
-    return Pairs(
-        sample=np.repeat(np.arange(len(counts)), counts),
-        query=np.concatenate([np.arange(count) for count in counts]),
-        shard=np.repeat([sample.shard for sample in features.samples], counts),
-        clips=np.repeat([sample.clips for sample in features.samples], counts),
-        tokens=np.concatenate([sample.queries for sample in features.samples]),
-    )
 
 
 def check_provenance(features: FeatureSet, expected: dict[str, Any]) -> None:
@@ -66,7 +58,7 @@ def check_ranks_see_one_set(features: FeatureSet, world: int) -> None:
     """
     if world == 1 or not (distributed.is_available() and distributed.is_initialized()):
         return
-    digest = hashlib.sha256(repr(features.samples).encode()).hexdigest()
+    digest = features.columns.digest()
     digests: list[str | None] = [None] * world
     distributed.all_gather_object(digests, digest)
     different = [rank for rank, other in enumerate(digests) if other != digests[0]]
@@ -135,7 +127,7 @@ class PairStream:
     def train(self, epoch: int, start: int = 0) -> Iterator[PairBatch]:
         """Batches `start`, `start` + 1, ... of an epoch."""
         config = self._config
-        order = epoch_order(self.pairs, config.order, self._seed, epoch)
+        order = EpochOrder(self.pairs, config.order, self._seed, epoch)
         dropout = Dropout(config.clip_dropout, config.text_dropout, self._seed, epoch)
         batches = range(start, self.steps)
         return self._serve(
@@ -145,7 +137,7 @@ class PairStream:
     def evaluate(self) -> Iterator[PairBatch]:
         """Every pair once; the last batch is filled up with rows that are marked as repeated."""
         config, size = self._config, self._config.eval_batch_size
-        order = storage_order(len(self.pairs), config.order.lanes)
+        order = StorageOrder(len(self.pairs), config.order.lanes)
         batches = range(-(-len(self.pairs) // size))
         return self._serve(
             Serving(order, size, batches, config.shapes, skip_damaged=config.skip_damaged)
@@ -153,7 +145,7 @@ class PairStream:
 
     def _serve(self, serving: Serving) -> Iterator[PairBatch]:
         share = Share(self._rank, self._world)
-        parts = Parts(self.features, self.pairs, serving, self._config.reading, share)
+        parts = Parts(self.features, serving, self._config.reading, share)
         if self._config.workers:
             batches = self._load(parts, len(serving.batches))
         else:  # a rank has rows in every batch, and here one reader

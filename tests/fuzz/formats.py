@@ -7,10 +7,12 @@ reads it by all its readers. A reader raises InputError to refuse, Lie for what 
 import asyncio
 import functools
 import hashlib
+import io
 import json
 import os
 import random
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.extraction.feature_files import read_array
 from data_pipeline.extraction.weights import read_weights
 from data_pipeline.features.shards import Damaged, FeatureSet
+from data_pipeline.mapped import Mapped, write_arrays
 from data_pipeline.stream.stream import PairStream
 from data_pipeline.video.video import VideoFile, clip_count
 from launch import evaluate, extract, import_features, parameters, profile, shards
@@ -189,6 +192,27 @@ def stream(folder: Path, skip: bool) -> None:
         raise Lie(f"says {pairs.annotated} annotated, {len(written(folder))} were; {lost} replaced")
 
 
+def resealed(draw: random.Random, data: bytes, root: Path) -> bytes:
+    """A file of arrays with other values, or fewer, and the checksums of these."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        found = Mapped.of_file(Path(file.name))
+    arrays = {name: np.array(array) for name, array in found.items()}
+    for _ in range(draw.randint(1, 3)):
+        name = draw.choice(sorted(arrays))
+        array = arrays[name]
+        if draw.random() < 0.1 or not len(array):
+            arrays[name] = array[:-1]
+            continue
+        values = [draw.choice(array.tolist()), 0, 1, 2**40, 255, draw.randrange(256)]
+        bits = 8 * array.dtype.itemsize - (array.dtype.kind == "i")
+        array[draw.randrange(len(array))] = draw.choice(values) % 2**bits
+    target = io.BytesIO()
+    write_arrays(target, arrays, found.notes)
+    return target.getvalue()
+
+
 def shards_command(*args: str) -> Reader:
     return lambda folder: run_command(
         shards.main, [args[0], str(folder / "set"), *(a.format(folder=folder) for a in args[1:])]
@@ -201,6 +225,8 @@ SHARDS = Format(
         manifest=("set/manifest.json", mutate_json),
         index=("set/0*.json", mutate_json),
         again=("set/0*.json", mutate_json),
+        columns=("set/index.safetensors", plain_bytes),
+        resealed=("set/index.safetensors", resealed),
         tar=("set/0*.tar", plain_bytes),
         failures=("set/failures.jsonl", mutate_rows),
         rows=("rows.jsonl", mutate_rows),

@@ -192,8 +192,8 @@ def track(
 
 def make_meter(run: Run) -> Meter:
     """A meter that knows the work of an average pair and what the device could do."""
-    config, pairs = run.config, run.data.train.pairs
-    work = flops_per_pair(config.model, round(pairs.clips.mean()), round(pairs.tokens.mean()))
+    config, (clips, tokens) = run.config, run.data.train.pairs.means()
+    work = flops_per_pair(config.model, round(clips), round(tokens))
     if config.tracking.peak_tflops is not None:
         return Meter(work, config.tracking.peak_tflops * 1e12)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32

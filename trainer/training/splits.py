@@ -4,13 +4,15 @@ import hashlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 from accelerate import Accelerator
 
 from data_pipeline.annotations import Annotation, doubts
 from data_pipeline.config import DataConfig
 from data_pipeline.errors import InputError
+from data_pipeline.features.opening import OPENED_AT_ONCE
 from data_pipeline.features.samples import parse_details
-from data_pipeline.features.shards import OPENED_AT_ONCE, FeatureSet
+from data_pipeline.features.shards import FeatureSet
 from data_pipeline.stream.stream import PairStream
 from model.config import ModelConfig
 from trainer.config import Config
@@ -59,8 +61,9 @@ def keep_part(features: FeatureSet, data: DataConfig, held_out: bool) -> None:
                 for vid, part in zip(vids, parts, strict=True)
                 if data.fold is None or (part == data.fold) == held_out
             }
-    features.samples = [entry for entry in features.samples if entry.vid in kept]
-    if not features.samples:
+    left = [row for row, entry in enumerate(features.samples) if entry.vid in kept]
+    features.keep(np.array(left, np.int64))
+    if not left:
         raise InputError(
             f"{features.folder}: {part_of(data)}: holds no video; there are fewer than data.folds"
         )

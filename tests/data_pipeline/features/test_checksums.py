@@ -58,7 +58,8 @@ def test_any_two_bytes_that_change_places_change_the_checksum(raw: bytes, data: 
 
 
 def as_written_before(folder: Path) -> None:
-    """The index as earlier versions wrote it: sums, no kind, no qids."""
+    """The index as earlier versions wrote it: sums, no kind, no qids; and none over all shards."""
+    (folder / "index.safetensors").unlink()
     features = FeatureSet(folder)
     path = folder / "00000.json"
     index = json.loads(path.read_text())

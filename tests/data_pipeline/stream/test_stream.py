@@ -2,6 +2,7 @@ import dataclasses
 import gc
 import itertools
 import os
+import pickle
 import threading
 from collections import Counter
 from pathlib import Path
@@ -16,8 +17,8 @@ from data_pipeline.errors import InputError
 from data_pipeline.features.shards import FeatureSet
 from data_pipeline.features.writing import ShardWriter, write_manifest
 from data_pipeline.stream import fetching
-from data_pipeline.stream.order import Pairs, epoch_order
-from data_pipeline.stream.reading import _visits
+from data_pipeline.stream.order import EpochOrder, Pairs, Share, list_pairs
+from data_pipeline.stream.reading import Parts, Serving, _visits
 from data_pipeline.stream.stream import PairStream, ahead
 from tests.conftest import PROVENANCE, build_sample
 
@@ -115,6 +116,16 @@ def test_loader_workers_change_no_byte_of_any_batch(features, workers):
     loaded = list(stream(features, workers=workers).train(0))
     assert len(plain) == len(loaded)
     assert all(map(same, plain, loaded))
+
+
+def test_what_a_loader_worker_is_given_does_not_grow_with_the_set(make_features, tmp_path):
+    sizes = []
+    for videos in (4, 120):
+        features = make_features(tmp_path / str(videos), videos=videos, queries=2, per_shard=40)
+        order = EpochOrder(list_pairs(features), OrderConfig(lanes=4, window=4), 0, 0)
+        serving = Serving(order, 4, range(1), ShapesConfig())
+        sizes.append(len(pickle.dumps(Parts(features, serving, ReadingConfig(), Share()))))
+    assert sizes[1] - sizes[0] < 50
 
 
 class Reads:
@@ -235,15 +246,14 @@ def test_the_queries_of_one_video_are_spread_over_the_batches(bucket):
     counts = Counter(row.vid for row in read_annotations(files[0])) if files else {}
     queries = np.array(list(counts.values()) or [130] * 75)
     video = np.repeat(np.arange(len(queries)), queries)
-    clips = np.repeat(np.random.default_rng(0).integers(40, 700, len(queries)), queries)
+    clips = np.random.default_rng(0).integers(40, 700, len(queries))
     pairs = Pairs(
-        sample=video,
-        query=np.concatenate([np.arange(n) for n in queries]),
-        shard=video // 20,
+        first=np.cumsum([0, *queries]),
+        shard=np.arange(len(queries)) // 20,
         clips=clips,
         tokens=np.ones_like(video),
     )
-    order = epoch_order(pairs, OrderConfig(bucket=bucket), 0, 0)
+    order = EpochOrder(pairs, OrderConfig(bucket=bucket), 0, 0)
     batches = video[order.pairs[: len(order) // 32 * 32]].reshape(-1, 32)
     most = [np.bincount(batch).max() for batch in batches]
     assert np.mean(most) < 4
