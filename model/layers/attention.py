@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import Backend
+from model.layers.dropout import drop
 
 # On CPU the fused kernel of SDPA has a slow backward for short sequences: at B 32, H 8, Dh 32 and
 # two threads, forward and backward of 75 clips to 17 tokens take 9 ms fused and 4 ms as plain
@@ -81,15 +82,16 @@ def _unknown(name: str) -> ValueError:
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     mask = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, Kk)
-    short = query.shape[2] * key.shape[2] <= SHORT
+    # With dropout torch has no fused kernel on CPU, and would draw it slowly.
+    plain = query.shape[2] * key.shape[2] <= SHORT or dropout > 0
     training = torch.is_grad_enabled() and query.requires_grad
     # Half precision stays fused, where the scores never leave float32.
-    if query.is_cpu and short and training and query.dtype in (torch.float32, torch.float64):
+    if query.is_cpu and plain and training and query.dtype in (torch.float32, torch.float64):
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B, H, Q, Kk)
         if mask is not None:
             # Adding a small broadcast bias keeps nothing for backward; masked_fill keeps the mask.
             scores = scores + query.new_zeros(mask.shape).masked_fill(~mask, -torch.inf)
-        return F.dropout(scores.softmax(-1), dropout) @ value
+        return drop(scores.softmax(-1), dropout) @ value
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
 
 

@@ -1,14 +1,15 @@
-"""How fast does SDST train, and what part of the machine's matrix rate does it reach?
+"""How fast does each kind of model train, and what part of the machine's matrix rate is reached?
 
     python -m tests.benchmarks.bench_training                               (two threads of a CPU)
     python -m tests.benchmarks.bench_training --device cuda [--batch 256]
 
 Whole training steps (forward, losses, backward, clipping, AdamW) at the published QVHighlights
-shape: B 32, L 75, T 17, K 4, inputs 768 / 1024, M 30, F 256. Beside it a stock
-torch.nn.Transformer of Moment-DETR's shape on its 3842-wide inputs. Every case has a process of its
-own; a large matrix product in the case's arithmetic is timed before every step, so that other load
-meets both alike, and rates are the best of all repeats. FLOPs are counted by torch from the
-products of the step itself.
+shape: B 32, L 75, T 17, F 256; SDST with K 4, inputs 768 / 1024 and M 30, the other kinds as
+published, on as many inputs as SDST's four layers have. Beside them a stock torch.nn.Transformer of
+Moment-DETR's shape on the same 3842-wide inputs, with a loss that costs nothing. Every case has a
+process of its own; a large matrix product in the case's arithmetic is timed before every step, so
+that other load meets both alike, and rates are the best of all repeats. FLOPs are counted by torch
+from the products of the case's own step.
 """
 
 import multiprocessing
@@ -29,6 +30,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from launch.parameters import parameter_table
 from model.config import Kernel
 from model.kinds import KINDS, build, build_objective
 
@@ -100,6 +102,8 @@ def measure(repeats: int = 8, device: Literal["cpu", "cuda"] = "cpu", batch: int
     table.add_row("memory of the step, MiB", *(f"{r['memory']:.0f}" for r in columns))
     table.add_row("trainable, M", *(f"{r['parameters'] / 1e6:.2f}" for r in columns))
     console.print(table)
+    if device == "cpu":
+        parts(console, [case for case in cases(device, batch) if not case.compiled])
     where = f"{THREADS} threads" if device == "cpu" else torch.cuda.get_device_name()
     console.print(
         f"B {batch}, L {L}, T {T}, K {K}, {where}, best of {repeats}; load average "
@@ -124,7 +128,7 @@ def time_case(case: Case, repeats: int) -> dict[str, float]:
     gemm = square_product(case)
     gemm()
     before = peak_memory(case.device)
-    model, step = (baseline if case.baseline else sdst)(case)
+    model, step = prepare(case)
     for _ in range(2 if case.device == "cpu" else 8):
         step()
     memory = peak_memory(case.device) - before  # on a CPU what compiling needs counts too
@@ -150,13 +154,13 @@ def time_case(case: Case, repeats: int) -> dict[str, float]:
 
 def count(case: Case) -> float:
     """FLOPs of a pair in a training step: its matrix products and convolutions, both ways."""
-    _, step = (baseline if case.baseline else sdst)(Case("counted"))
+    _, step = prepare(Case("counted", baseline=case.baseline, kind=case.kind))
     return flops_of(step) / COUNTED
 
 
 def count_shape(clips: int, queries: int) -> int:
     """FLOPs of one training step of SDST with other numbers of clips and queries."""
-    _, step = sdst(Case("counted"), clips, queries)
+    _, step = of_kind(Case("counted"), clips, queries)
     return flops_of(step)
 
 
@@ -194,7 +198,12 @@ def peak_memory(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux counts in KiB
 
 
-def sdst(case: Case, clips: int = L, queries: int = 30) -> tuple[nn.Module, Step]:
+def prepare(case: Case) -> tuple[nn.Module, Step]:
+    """What a case trains, and one training step of it."""
+    return baseline(case) if case.baseline else of_kind(case)
+
+
+def of_kind(case: Case, clips: int = L, queries: int = 30) -> tuple[nn.Module, Step]:
     """A model of the case's kind and one training step of it.
 
     SDST reads K layers of 768; the others one of as many numbers as the baseline.
@@ -277,6 +286,16 @@ def training_step(model: nn.Module, loss: Callable[[], Tensor]) -> Step:
         optimizer.step()
 
     return step
+
+
+def parts(console: Console, cases: list[Case]) -> None:
+    """Print how many trainable parameters each part of each model has."""
+    table = Table("trainable parameters", box=None)
+    table.add_column(width=110)
+    for case in cases:
+        rows = parameter_table(prepare(case)[0], depth=1)
+        table.add_row(case.name, ", ".join(f"{part} {count:,}" for part, count in rows if part))
+    console.print(table)
 
 
 def growth(console: Console) -> None:
