@@ -61,6 +61,9 @@ def main(args: list[str] | None = None) -> None:
         "--candidates", type=int, default=20, help="stretches of videos that the model looks at"
     )
     parser.add_argument(
+        "--exact", action="store_true", help="compare every clip, also where FAISS was trained"
+    )
+    parser.add_argument(
         "--model", type=Path | None, help="the model of the index, if it lies elsewhere now"
     )
     parser.add_argument(
@@ -130,7 +133,7 @@ def _answers(options: Any, sentences: list[str]) -> "list[Answer]":
 
     torch.set_num_threads(spare_threads())
     try:
-        archive = Archive.open(options.index, options.model, options.device)
+        archive = Archive.open(options.index, options.model, options.device, options.exact)
     except ImportError as error:  # a package that the encoders lack
         raise InputError(str(error)) from error
     if not os.environ.get("RAY_ADDRESS"):

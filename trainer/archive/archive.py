@@ -19,6 +19,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.extraction.encoding import SentenceFeatures
 from data_pipeline.features.shards import FeatureSet
 from data_pipeline.storage import Location
+from trainer.archive.approximate import approximately
 from trainer.archive.building import architecture, check_features, set_hash
 from trainer.archive.index import Index
 from trainer.archive.searching import Candidate, candidates
@@ -80,18 +81,26 @@ class Answer:
 class Archive:
     """An index with the model that it was made by, and the features that it was made of."""
 
-    def __init__(self, index: Index, grounder: Grounder, vectors: Vectors) -> None:
+    def __init__(
+        self, index: Index, grounder: Grounder, vectors: Vectors, exact: bool = True
+    ) -> None:
         self.index = index
         self.grounder = grounder
         self._vectors = vectors
         self._sets = [self._open(number) for number in range(len(index.manifest.sets))]
-        self.first_stage: FirstStage = self._exactly
+        self.first_stage: FirstStage = self._exactly if exact else approximately(index)
 
     @classmethod
     def open(
-        cls, index: str | Path, model: str | Path | None = None, device: str | None = None
+        cls,
+        index: str | Path,
+        model: str | Path | None = None,
+        device: str | None = None,
+        exact: bool = False,
     ) -> "Archive":
         """Open an index; `model` is the one it was made by, by default where it lay then.
+
+        Where FAISS was trained on the index, it searches, unless `exact` is asked for.
 
         Raises InputError for what is no index, another model than the index's, and a set of
         features that is gone or has changed.
@@ -114,7 +123,7 @@ class Archive:
         vectors = Vectors(grounder.model, export.max_clips, made.vectors, joint)
         if vectors.width != made.width:
             raise InputError(f"{index}: its vectors are {made.width} wide, {folder}'s are not")
-        return cls(opened, grounder, vectors)
+        return cls(opened, grounder, vectors, exact or not opened.manifest.approximate)
 
     def search(
         self, sentences: str | Sequence[str], top: int = 10, candidates: int = CANDIDATES

@@ -1,5 +1,6 @@
 """Which videos of which sets come into an index, and what becomes of those that cannot?"""
 
+import contextlib
 import hashlib
 import json
 import time
@@ -11,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.errors import InputError
-from data_pipeline.features.samples import Damaged
+from data_pipeline.extraction.encoding import SentenceFeatures
+from data_pipeline.features.samples import Damaged, Sample
 from data_pipeline.features.shards import FeatureSet
 from data_pipeline.storage import Location
 from model.config import ModelConfig
 from trainer.archive.index import Index, IndexedSet, MadeWith
-from trainer.archive.vectors import Kind, Stored, Vectors
+from trainer.archive.vectors import Floats, Kind, Stored, Vectors
 from trainer.archive.writing import Appender, Row, Writer, known_set
 from trainer.inference.pretrained import WEIGHTS, Export, find_model, load_pretrained
 from trainer.training.checkpoints import file_hash
@@ -237,3 +239,22 @@ def remove(target: Writer, names: Sequence[str]) -> int:
     gone |= np.isin(index.videos["set"], sorted(sets))
     target.remove(index, gone, sets)
     return int(gone.sum())
+
+
+def stored_sentences(sets: Sequence[FeatureSet], vectors: Vectors, most: int) -> Floats:
+    """Vectors (Q, F) of at most `most` sentences that the sets hold, of videos from all over them;
+    none where they hold none."""
+    texts: list[SentenceFeatures] = []
+    for features in sets:
+        step = max(1, len(features) * len(sets) // most)
+        for index in range(0, len(features), step):
+            with contextlib.suppress(Damaged):
+                sample = features.read(index)
+                texts += [_stored(sample, number) for number in range(len(sample.queries))][:1]
+    return vectors.of_sentences(texts) if texts else np.empty((0, vectors.width), np.float32)
+
+
+def _stored(sample: Sample, number: int) -> SentenceFeatures:
+    words = np.array(sample.text[slice(*sample.queries[number].tokens)])
+    joint = None if sample.joint is None else sample.joint[len(sample.video) + number]
+    return SentenceFeatures(words, joint)

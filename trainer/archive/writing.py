@@ -106,7 +106,8 @@ class Writer:
     def clear_others(self) -> None:
         """Remove files of other generations, which no reader that comes will open."""
         names = {name for name, _ in parts(self.manifest).values()}
-        for role in parts(self.manifest):
+        names.add((self.manifest.approximate or {}).get("file", ""))
+        for role in (*parts(self.manifest), "faiss"):
             for path in self.folder.glob(f"{role}.*"):
                 if path.name not in names:
                     with writing(path):
