@@ -91,7 +91,7 @@ def train(target: Writer, kind: Kind, sentences: Floats) -> Measured:
             f"{target.folder}: has {rows} clips, which an exact search compares at once; FAISS is "
             f"for more than {FEWEST}"
         )
-    cells = min(int(4 * np.sqrt(rows)), rows // 39)  # FAISS asks for so many rows of each
+    cells = min(int(2 * np.sqrt(rows)), rows // 39)  # FAISS asks for so many rows of each
     codes = f"PQ{_subvectors(width)}x8" if kind == "ivfpq" else "SQ8"
     found = faiss.index_factory(width, f"IVF{cells},{codes}", faiss.METRIC_INNER_PRODUCT)
     drawn = np.sort(_draw(rows, TRAINED_ON * cells))
