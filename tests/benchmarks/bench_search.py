@@ -47,7 +47,8 @@ from trainer.training.checkpoints import export
 LAYERS, WIDTH, CLIPS, SCENES, PLANTED, TOKENS = 4, 768, 75, 400, 64, 12
 MODEL = SDSTConfig(video_width=WIDTH, text_width=WIDTH, layers=(-1, -2, -3, -4))
 MADE = Provenance(
-    *("generated", None, (0, 1, 2, 3), "generated", None, (0, 1, 2, 3), None, 2.0, 1, "none", "float32"),
+    *("generated", None, (0, 1, 2, 3), "generated", None, (0, 1, 2, 3), None),
+    *(2.0, 1, "none", "float32"),
     options={},
     version="test",
 )
