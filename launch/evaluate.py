@@ -73,6 +73,12 @@ def main(args: list[str] | None = None) -> int:
         action="store_true",
         help="give the number of QVHighlights' script also where it misleads",
     )
+    parser.add_argument(
+        "--threshold",
+        type=float | None,
+        help="score of the best window below which a query counts as not found, for annotations "
+        "with empty relevant_windows; by default what the predictions say themselves (pred_found)",
+    )
     parser.add_argument("--check", type=Path, help="judge a submission (.zip or .jsonl) instead")
     given = cli.parse(parser, args)
     files: list[Path] = given.annotations or []
@@ -109,6 +115,7 @@ def _measure(path: Path, truth_path: Path, given: Any) -> None:
         **evaluation.official(),
         "convention": given.dataset,
         "official": given.official,
+        "threshold": given.threshold,
         "predictions": _identity(path),
         "annotations": _identity(truth_path),
         "provenance": origin,
@@ -132,7 +139,7 @@ def _measure(path: Path, truth_path: Path, given: Any) -> None:
 
 def _evaluated(path: Path, annotations: Sequence[Annotation], given: Any) -> Evaluation:
     rows = read_predictions(path, annotations)
-    evaluation = evaluate(rows, annotations, given.dataset, given.official)
+    evaluation = evaluate(rows, annotations, given.dataset, given.official, given.threshold)
     for warning in evaluation.warnings:
         print(f"warning: {path}: {warning}", file=sys.stderr)
     return evaluation

@@ -35,7 +35,7 @@ from data_pipeline.quickstart.scenes import draw
 from data_pipeline.storage import Location, remove_temporary
 from data_pipeline.untrusted import read_json
 
-VERSION = 4
+VERSION = 5
 """Changes whenever the same arguments would give other files."""
 
 FRAME_RATE = 6
@@ -102,7 +102,7 @@ def generate(
     _write_videos(missing, folder, size, workers or _available_cores(), progress)
     queries: dict[str, int] = {}
     for split, group in groupby(plans, key=lambda video: video.split):
-        rows = [row for video in group for row in video.annotations]
+        rows = [row for video in group for row in (*video.annotations, *video.absent)]
         queries[split] = len(rows)
         if not (output / f"{split}.jsonl").exists():
             write_annotations(output / f"{split}.jsonl", rows)

@@ -55,12 +55,17 @@ class Segment:
 
 @dataclass(frozen=True)
 class VideoPlan:
-    """One video: its segments in order, and its annotation rows."""
+    """One video: its segments in order, and its annotation rows.
+
+    `annotations` ask for what it shows, `absent` for as many things that it does not; none in
+    training, where the sentences of other videos are such.
+    """
 
     vid: str
     split: Split
     segments: tuple[Segment, ...]
     annotations: tuple[Annotation, ...]
+    absent: tuple[Annotation, ...] = ()
 
     @property
     def duration(self) -> float:
@@ -80,7 +85,27 @@ def plan_video(index: int, split: Split, seed: int) -> VideoPlan:
         _annotate(rng, f"{vid}_{number}", sentence, kind, segments, vid)
         for number, (kind, sentence) in enumerate(asked)
     )
-    return VideoPlan(vid, split, segments, annotations)
+    if split == "train":
+        return VideoPlan(vid, split, segments, annotations)
+    # From numbers of their own: they change nothing of what is shown.
+    absent = _absent(np.random.default_rng([seed, index, 1]), list(shown), split)
+    duration = segments[-1].window[1]
+    rows = tuple(
+        Annotation(f"{vid}_absent_{number}", sentence, vid, duration, windows=())
+        for number, sentence in enumerate(absent)
+    )
+    return VideoPlan(vid, split, segments, annotations, rows)
+
+
+def _absent(rng: np.random.Generator, shown: Sequence[Kind], split: Split) -> list[str]:
+    """As many sentences as kinds are shown, of subjects that are not, each of another one."""
+    taken = {kind.subject for kind in shown}
+    sentences = []
+    for _ in shown:
+        kind = _choose(rng, [k for k in DRAWN_KINDS + FILMED_KINDS if k.subject not in taken])
+        taken.add(kind.subject)
+        sentences += _sentences(rng, kind, split)
+    return sentences
 
 
 def _sentences(rng: np.random.Generator, kind: Kind, split: Split) -> list[str]:

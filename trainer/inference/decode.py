@@ -24,11 +24,13 @@ class Decoded:
     order of the queries, so that the result does not depend on the sort.
     real (B, M): False where a row of windows is padding; those come last.
     saliency: B arrays of one score per stored clip.
+    existence (B,): logit that the video shows what is said; None of a model that does not judge it.
     """
 
     windows: Floats
     real: NDArray[np.bool_]
     saliency: list[Floats]
+    existence: Floats | None = None
 
 
 def decode(
@@ -54,10 +56,12 @@ def decode(
     saliency = prediction.saliency.detach().float().cpu().double().numpy()
     lengths = video_mask.sum(1).cpu().numpy()
     kept = [row[:n] for row, n in zip(saliency, lengths, strict=True)]
-    decoded = Decoded(windows, real, kept)
-    if not all(np.isfinite(values).all() for values in (host, ranked, *decoded.saliency)):
+    existence = np.zeros(len(windows))
+    if prediction.existence is not None:
+        existence = prediction.existence.detach().float().cpu().double().numpy()
+    if not all(np.isfinite(values).all() for values in (host, ranked, existence, *kept)):
         raise InputError(NOT_FINITE)
-    return decoded
+    return Decoded(windows, real, kept, existence if prediction.existence is not None else None)
 
 
 def highlight_scores(saliency: Floats, clip_length: float, annotation: Annotation) -> list[float]:
@@ -72,9 +76,17 @@ def highlight_scores(saliency: Floats, clip_length: float, annotation: Annotatio
 
 
 def prediction_row(
-    annotation: Annotation, windows: Floats, saliency: list[float]
+    annotation: Annotation,
+    windows: Floats,
+    saliency: list[float],
+    existence: float | None = None,
+    least: float = 0.5,
 ) -> dict[str, object]:
-    """A row of predictions.jsonl, keys as in QVHighlights' submissions."""
+    """A row of predictions.jsonl, keys as in QVHighlights' submissions.
+
+    `existence` is the probability that the video shows it, where a model judges that; from `least`
+    on it counts as found.
+    """
     return {
         "qid": annotation.qid,
         "query": annotation.query,
@@ -88,4 +100,9 @@ def prediction_row(
             for start, end, score in windows
         ],
         "pred_saliency_scores": saliency,
+        **(
+            {}
+            if existence is None
+            else {"pred_existence": round(existence, 6), "pred_found": existence >= least}
+        ),
     }

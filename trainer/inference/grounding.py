@@ -11,6 +11,11 @@ from trainer.pictures.examples import draw_timeline
 from trainer.pictures.pages import fill
 from trainer.pictures.timeline import Timeline
 
+Window = tuple[float, float, float]
+
+LISTED = 0.005
+"""Score from which a window is listed: what two decimals show as 0.00 is none."""
+
 SHOWN = 5  # windows of a sentence that a notebook shows
 CURVE = (1000, 60)  # size of a saliency curve's own coordinates
 
@@ -22,14 +27,40 @@ class Grounding:
     windows: (start, end, score) in seconds, best first. saliency (L,): how well each clip fits, a
     cosine in [-1, 1]; clip i covers [i, i + 1) * clip_length seconds, the last one at most to the
     end of the video. unread: tokens at the end of the sentence that the encoder does not read.
+    existence: probability that the video shows it at all, None where the model does not judge that;
+    below `least` it is not found. threshold: score below which no window is listed.
     """
 
     query: str
     duration: float
     clip_length: float
-    windows: tuple[tuple[float, float, float], ...]
+    windows: tuple[Window, ...]
     saliency: NDArray[np.float32]
     unread: int = 0
+    existence: float | None = None
+    least: float = 0.5
+    threshold: float = LISTED
+
+    @property
+    def listed(self) -> tuple[Window, ...]:
+        """The windows in which it is found; none where the video does not show it."""
+        if self.existence is not None and self.existence < self.least:
+            return ()
+        return tuple(w for w in self.windows if w[2] >= max(self.threshold, LISTED))
+
+    @property
+    def guess(self) -> tuple[Window, ...]:
+        """Where it is not found: the best windows all the same."""
+        return () if self.listed else self.windows
+
+    @property
+    def not_found(self) -> str:
+        """Why nothing is listed, in words; empty where something is."""
+        if self.listed:
+            return ""
+        if self.existence is None or self.existence >= self.least:
+            return f"not found: no window with a score of {max(self.threshold, LISTED):g} or more"
+        return f"not found: {self.existence:.1%} sure that the video shows it"
 
     @property
     def times(self) -> NDArray[np.float64]:
@@ -52,15 +83,22 @@ class Grounding:
         kept = [w for w in self.windows if threshold is None or w[2] >= threshold]
         return replace(self, windows=tuple(kept[:top]))
 
-    def timeline(self) -> Timeline:
-        """The grounding as something to be drawn."""
-        return Timeline(self.query, self.duration, self.windows, self.saliency, self.clip_length)
+    def timeline(self, guess: bool = False) -> Timeline:
+        """The grounding as something to be drawn; its `guess` where that is asked for."""
+        windows = self.guess if guess else self.listed
+        return Timeline(self.query, self.duration, windows, self.saliency, self.clip_length)
 
-    def to_row(self) -> dict[str, Any]:
-        """The grounding as JSON values, rounded to milliseconds."""
+    def to_row(self, guess: bool = False) -> dict[str, Any]:
+        """The grounding as JSON values, rounded to milliseconds.
+
+        Where it is not found, `windows` is empty; with `guess` its guess stands beside it.
+        """
         return {
             "query": self.query,
-            "windows": [[round(s, 3), round(e, 3), round(p, 4)] for s, e, p in self.windows],
+            "found": bool(self.listed),
+            **({} if self.existence is None else {"existence": round(self.existence, 4)}),
+            "windows": _rounded(self.listed),
+            **({"guess": _rounded(self.guess)} if guess and self.guess else {}),
             "saliency": [round(float(score), 4) for score in self.saliency],
             "clip_length": self.clip_length,
             **({"unread_tokens": self.unread} if self.unread else {}),
@@ -92,12 +130,12 @@ class Groundings(list[Grounding]):
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each window: video (where that is known), query, rank from 1, start, end,
-        score."""
+        score. What is not found has none."""
         named = {} if self.video is None else {"video": self.video}
         return [
             {**named, "query": each.query, "rank": rank, "start": start, "end": end, "score": score}
             for each in self
-            for rank, (start, end, score) in enumerate(each.windows, start=1)
+            for rank, (start, end, score) in enumerate(each.listed, start=1)
         ]
 
     def to_frame(self) -> Any:
@@ -110,10 +148,15 @@ class Groundings(list[Grounding]):
 
     def _repr_html_(self) -> str:
         drawn = [
-            draw_timeline(each.timeline(), SHOWN) | {"curve": _curve(each), "note": each.warning}
+            draw_timeline(each.timeline(), SHOWN)
+            | {"curve": _curve(each), "note": each.warning, "not_found": each.not_found}
             for each in self
         ]
         return fill("notebook.html", found=drawn, video=self.video)
+
+
+def _rounded(windows: Iterable[Window]) -> list[list[float]]:
+    return [[round(start, 3), round(end, 3), round(score, 4)] for start, end, score in windows]
 
 
 def _curve(grounding: Grounding) -> str:

@@ -22,13 +22,15 @@ DOUBTS = 0.25  # a window this much less sure than its neighbour's says nothing 
 class Stretch:
     """What was found between `start` and `end` seconds of the video.
 
-    windows (n, 3): start, end in seconds of the whole video, score. saliency (clips,).
+    windows (n, 3): start, end in seconds of the whole video, score. saliency (clips,). existence:
+    probability that the stretch shows it, None where the model does not judge that.
     """
 
     start: float
     end: float
     windows: Floats
     saliency: Floats
+    existence: float | None = None
 
 
 def stretch_starts(clips: int, at_most: int) -> list[int]:
@@ -52,6 +54,12 @@ def merge_windows(stretches: Sequence[Stretch]) -> Floats:
         found = _join(found[~out_of_reach], after.windows, (after.start, before.end))
     windows = np.concatenate([*settled, found])
     return windows[np.argsort(-windows[:, 2], kind="stable")]
+
+
+def merge_existence(stretches: Sequence[Stretch]) -> float | None:
+    """Probability that a video shows it: that of the stretch that is surest."""
+    judged = [each.existence for each in stretches if each.existence is not None]
+    return max(judged, default=None)
 
 
 def merge_saliency(stretches: Sequence[Stretch], starts: Sequence[int], clips: int) -> Floats:

@@ -25,7 +25,13 @@ from trainer.cli import dump_config
 from trainer.inference.decode import NOT_FINITE, decode
 from trainer.inference.encoded import load_video, save_video
 from trainer.inference.grounding import Grounding, Groundings
-from trainer.inference.long_video import Stretch, merge_saliency, merge_windows, stretch_starts
+from trainer.inference.long_video import (
+    Stretch,
+    merge_existence,
+    merge_saliency,
+    merge_windows,
+    stretch_starts,
+)
 from trainer.inference.model_card import CARD, model_card
 from trainer.inference.postprocess import postprocess
 from trainer.inference.pretrained import (
@@ -231,6 +237,8 @@ class Grounder(VideoGrounder):
             tuple((float(start), float(end), float(score)) for start, end, score in kept),
             merge_saliency(stretches, starts, clips).astype(np.float32),
             text.unread,
+            merge_existence(stretches),
+            self.export.calibration.threshold,
         )
 
     @torch.inference_mode()
@@ -255,7 +263,15 @@ class Grounder(VideoGrounder):
             decoded = decode(
                 prediction, mask, torch.full((len(some),), span, device=self.device), durations
             )
+            found, existence = decoded.windows, None
+            if decoded.existence is not None:
+                found, existence = self.export.calibration.apply(decoded)
             for row, offset in enumerate(offsets):
-                windows = decoded.windows[row][decoded.real[row]]
-                windows = windows + np.array([offset, offset, 0.0])
-                yield Stretch(offset, offset + durations[row], windows, decoded.saliency[row])
+                windows = found[row][decoded.real[row]] + np.array([offset, offset, 0.0])
+                yield Stretch(
+                    offset,
+                    offset + durations[row],
+                    windows,
+                    decoded.saliency[row],
+                    None if existence is None else float(existence[row]),
+                )

@@ -1,7 +1,7 @@
 """What prediction needs of a trained model: a folder with model.safetensors and config.yaml."""
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from model.interface import GroundingModel
 from model.kinds import build
 from trainer.cli import load_config
 from trainer.config import PostprocessConfig
-from trainer.training.checkpoints import file_hash, load_weights, stored_types
+from trainer.inference.calibration import AS_IT_IS, Calibration
+from trainer.training.checkpoints import digest_of, file_hash, load_weights, stored_types
 
 LOG = logging.getLogger(__name__)
 
@@ -27,10 +28,12 @@ class Seal:
     Attributes:
         sha256: of the file; empty in models of earlier versions
         dtypes: types of the weights, by the names of safetensors
+        calibration: SHA-256 of the calibration; empty in models of earlier versions
     """
 
     sha256: str = ""
     dtypes: tuple[str, ...] = ()
+    calibration: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Export:
         max_clips: longest video seen in training; longer ones are taken in overlapping stretches
         features: how the training features were made, by the hash of every weight
         provenance: what else is told of the run
+        calibration: what makes probabilities of the outputs of a model that judges existence; the
+            scores of others are taken as they are
         seal: by what the weights are known again; it is written with them
     """
 
@@ -53,6 +58,7 @@ class Export:
     postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
     max_clips: int = 75
     provenance: dict[str, Any] = field(default_factory=dict)
+    calibration: Calibration = field(default_factory=Calibration)
     seal: Seal = field(default_factory=Seal)
 
     def __post_init__(self) -> None:
@@ -143,6 +149,13 @@ def check_seal(folder: Path, export: Export) -> None:
     Those of a model without a seal, as earlier versions wrote it, are taken with a warning.
     """
     weights = folder / WEIGHTS
+    if export.calibration != AS_IT_IS:
+        found = digest_of(asdict(export.calibration))
+        if found != export.seal.calibration:
+            raise InputError(
+                f"{folder / CONFIG}: its calibration is not what it was written with, so that its "
+                "scores would mean nothing; copy the file anew from the run that made it"
+            )
     if not export.seal.sha256:
         LOG.warning(
             "%s: was exported before models were sealed, so that damage would not be noticed; "

@@ -22,6 +22,7 @@ from model.config import ModelConfig
 from model.kinds import build
 from trainer.cli import load_config, terminal
 from trainer.config import Config
+from trainer.inference.calibration import AS_IT_IS
 from trainer.inference.pretrained import CONFIG, WEIGHTS, Export, check_seal, find_model
 from trainer.judging import baselines
 from trainer.judging.evaluation import Rows, predict_split, score, withheld, write_predictions
@@ -75,6 +76,7 @@ def evaluate_checkpoint(config: Config, checkpoint: Path, dump: bool) -> None:
             accelerator,
             split.features.provenance.clip_length,
             config.eval.postprocess,
+            export.calibration if export else AS_IT_IS,
         )
         predicted[name] = rows, annotations
         if accelerator.is_main_process:

@@ -14,6 +14,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.output import whole
 from data_pipeline.stream.batches import PairBatch
 from trainer.config import PostprocessConfig
+from trainer.inference.calibration import AS_IT_IS, Calibration
 from trainer.inference.decode import decode, highlight_scores, prediction_row
 from trainer.inference.originals import original_row
 from trainer.inference.postprocess import postprocess
@@ -29,10 +30,12 @@ def predict_split(
     accelerator: Accelerator,
     clip_length: float,
     config: PostprocessConfig,
+    calibration: Calibration = AS_IT_IS,
 ) -> tuple[Rows, list[Annotation]]:
     """Prediction rows and their annotations, the same on every rank, sorted as the split is stored.
 
-    Rows that only fill up the last batch are left out.
+    Rows that only fill up the last batch are left out. Scores are made comparable by the
+    `calibration` of a model that judges existence.
     """
     was_training = model.training
     model.eval()
@@ -45,13 +48,18 @@ def predict_split(
             )
         durations = [annotation.duration for annotation in batch.annotations]
         decoded = decode(prediction, batch.video_mask, batch.span, durations)
-        windows = postprocess(decoded.windows, durations, config, decoded.real)
+        found, existence = decoded.windows, None
+        if decoded.existence is not None:
+            found, existence = calibration.apply(decoded)
+        windows = postprocess(found, durations, config, decoded.real)
         for row, annotation in enumerate(batch.annotations):
             if not batch.repeated[row]:
                 place = (index, row * accelerator.num_processes + accelerator.process_index)
                 if config.original == "none":
                     scores = highlight_scores(decoded.saliency[row], clip_length, annotation)
-                    written = prediction_row(annotation, windows[row], scores)
+                    judged = None if existence is None else float(existence[row])
+                    answer = annotation, windows[row], scores
+                    written = prediction_row(*answer, judged, calibration.threshold)
                 else:
                     own = prediction.spans[-1, row], prediction.scores()[row]
                     written = original_row(annotation, *own, decoded.saliency[row], config)

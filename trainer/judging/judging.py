@@ -11,8 +11,10 @@ from data_pipeline.features.shards import FeatureSet
 from data_pipeline.stream.stream import PairStream
 from trainer.cli import load_config
 from trainer.config import Config
+from trainer.inference.calibration import AS_IT_IS, Calibration
 from trainer.inference.pretrained import CONFIG, WEIGHTS, Export, check_seal
 from trainer.judging import baselines
+from trainer.judging.calibrating import calibrate
 from trainer.judging.evaluation import (
     Rows,
     predict_split,
@@ -26,7 +28,7 @@ from trainer.metrics import HEADLINES
 from trainer.pictures.report import write_report
 from trainer.tracking.tracking import KEPT
 from trainer.training import checkpoints
-from trainer.training.provenance import provenance, trainable_parameters
+from trainer.training.provenance import provenance, stamp, trainable_parameters
 from trainer.training.run import Run
 from trainer.training.splits import LOOKED_AT, annotations_of
 
@@ -72,14 +74,21 @@ def select(run: Run, console: Console) -> None:
         if left_out:
             numbers += f" ({coverage(split, len(rows))})"
         console.print(f"epoch {state.epoch} of {config.epochs}: {numbers}", highlight=False)
-        if value > state.best:
-            export(config, run.data.train.features, run.judge)
     [value] = broadcast_object_list([value])
     if value > state.best:
+        calibration = AS_IT_IS
+        if config.model.existence:
+            batches = run.stop.watch(split.evaluate())
+            named = stamp(split.features)
+            calibration = calibrate(run.judge, batches, run.accelerator, named)
+        if run.accelerator.is_main_process:
+            export(config, run.data.train.features, run.judge, calibration)
         state.best, state.best_step = value, state.step
 
 
-def predict(run: Run, split: PairStream) -> tuple[Rows, list[Annotation]]:
+def predict(
+    run: Run, split: PairStream, calibration: Calibration = AS_IT_IS
+) -> tuple[Rows, list[Annotation]]:
     """Prediction rows of a whole split and their annotations, on every rank."""
     return predict_split(
         run.judge,
@@ -87,6 +96,7 @@ def predict(run: Run, split: PairStream) -> tuple[Rows, list[Annotation]]:
         run.accelerator,
         split.features.provenance.clip_length,
         run.config.eval.postprocess,
+        calibration,
     )
 
 
@@ -96,14 +106,15 @@ def finish(run: Run, console: Console) -> None:
     if not data.selection:
         run.judge.load_state_dict(run.learner.averages())
         if run.accelerator.is_main_process:
-            export(config, data.train.features, run.judge)
+            export(config, data.train.features, run.judge, AS_IT_IS)
     run.accelerator.wait_for_everyone()
     exported = folder / "model"
-    check_seal(exported, load_config(Export, exported / CONFIG))
+    described = load_config(Export, exported / CONFIG)
+    check_seal(exported, described)
     checkpoints.load_weights(exported / WEIGHTS, run.judge)
     if data.report is None:
         return
-    rows, annotations = predict(run, data.report)
+    rows, annotations = predict(run, data.report, described.calibration)
     if run.accelerator.is_main_process:
         write_predictions(folder / "predictions.jsonl", rows)
         if withheld(annotations):

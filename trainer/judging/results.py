@@ -16,6 +16,7 @@ from data_pipeline.stream.stream import PairStream
 from model.interface import GroundingModel
 from trainer.cli import dump_config
 from trainer.config import Config
+from trainer.inference.calibration import Calibration
 from trainer.inference.pretrained import Export, encoder_of
 from trainer.metrics import HEADLINES, ZERO_SHOT, Evaluation, not_beaten
 from trainer.metrics.storage import write_evaluation
@@ -29,7 +30,12 @@ def coverage(split: PairStream, scored: int) -> str:
     return f"{scored} of {split.annotated}" + (f", {missing} DAMAGED LEFT OUT" if missing else "")
 
 
-def export(config: Config, features: FeatureSet, model: GroundingModel) -> None:
+def export(
+    config: Config,
+    features: FeatureSet,
+    model: GroundingModel,
+    calibration: Calibration,
+) -> None:
     """Write the run's model folder: weights, and everything that prediction must know."""
     description = Export(
         model=config.model,
@@ -38,6 +44,7 @@ def export(config: Config, features: FeatureSet, model: GroundingModel) -> None:
         postprocess=config.eval.postprocess,
         max_clips=max(sample.clips for sample in features.samples),
         provenance=provenance(config, features),
+        calibration=calibration,
     )
     checkpoints.export(config.folder / "model", model, dump_config(description))
 

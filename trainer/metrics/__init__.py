@@ -30,6 +30,7 @@ HEADLINES = {
     "mIoU": "overlap of the first window with the truth",
     "HD-mAP": "ranking of clips by saliency",
     "HIT@1": "the most salient clip is a very good one",
+    "AUROC": "what a video shows ranks above what it does not",
 }
 
 ZERO_SHOT = "zero-shot"

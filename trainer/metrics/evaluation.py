@@ -15,6 +15,7 @@ from trainer.metrics.domains import (
     ranking_precision,
     read_domain_annotations,
 )
+from trainer.metrics.existence import measure_existence
 from trainer.metrics.figures import Sheet, measure_highlights, measure_moments, percent
 from trainer.metrics.ragged import Floats
 from trainer.metrics.rows import SCORES, WINDOWS, Row, faults
@@ -89,11 +90,13 @@ def evaluate(
     annotations: Sequence[Annotation],
     dataset: str = "qvhighlights",
     official: bool = False,
+    threshold: float | None = None,
 ) -> Evaluation:
     """Measure prediction rows against the annotations of the same queries, in any order.
 
     Where QVHighlights' published script misleads, `official` follows it (see `moments.retrieve`).
-    A measure for which the annotations or the predictions hold nothing is absent, not zero.
+    A measure for which the annotations or the predictions hold nothing is absent, not zero. Below
+    `threshold` a query counts as rejected, where the predictions do not say themselves which are.
 
     Raises InputError for an unknown data set, rows that cannot be measured, queries that do not
     agree, or annotations without ground truth.
@@ -115,6 +118,7 @@ def evaluate(
         measure_moments(sheet, rows, annotations, DATASETS[dataset].ranges, official)
     if rows[0].get(SCORES) is not None:
         measure_highlights(sheet, rows, annotations)
+    measure_existence(sheet, rows, annotations, threshold)
     if not sheet.summary:
         raise InputError(
             "predictions: nothing can be measured: the annotations hold no ground truth (windows, "

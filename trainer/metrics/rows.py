@@ -14,6 +14,9 @@ from data_pipeline.untrusted import iter_rows, shown
 Row = dict[str, Any]
 
 WINDOWS, SCORES = "pred_relevant_windows", "pred_saliency_scores"
+EXISTENCE, FOUND = "pred_existence", "pred_found"
+"""Probability that the video shows what is asked for, and whether that is enough to say so; rows of
+models that judge it have both."""
 
 _NUMBERS = {int, float}
 
@@ -57,6 +60,11 @@ def row_fault(row: Any) -> str | None:
             return f"{SCORES!r} is empty"
         if not _finite(scores):
             return f"{SCORES!r} holds something other than finite numbers"
+    existence, found = row.get(EXISTENCE), row.get(FOUND)
+    if existence is not None and not (_finite([existence]) and 0 <= existence <= 1):
+        return f"{EXISTENCE!r} must be a probability, found {shown(existence)}"
+    if found is not None and not isinstance(found, bool):
+        return f"{FOUND!r} must be true or false, found {shown(found)}"
     return None
 
 

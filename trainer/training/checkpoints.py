@@ -253,16 +253,25 @@ def load_weights(path: Path, model: nn.Module) -> None:
 def export(folder: Path, model: nn.Module, config: str) -> None:
     """Write `model.safetensors` and `config.yaml`, the pair that prediction needs.
 
-    The configuration gets a `seal`: the SHA-256 of the weights' file and their types. The weights
-    come last: a folder with weights has its configuration.
+    The configuration gets a `seal`: the SHA-256 of the weights' file, their types, and the SHA-256
+    of its section `calibration` if it has one. The weights come last: a folder with weights has its
+    configuration.
     """
 
     def seal(written: Path) -> None:
         sealed = parse_yaml(config, "the configuration")
         sealed["seal"] = {"sha256": file_hash(written), "dtypes": stored_types(written)}
+        if "calibration" in sealed:
+            sealed["seal"]["calibration"] = digest_of(sealed["calibration"])
         write_text(folder / "config.yaml", to_yaml(sealed))
 
     write_tensors(folder / "model.safetensors", _weights(model), before=seal)
+
+
+def digest_of(section: dict[str, Any]) -> str:
+    """SHA-256 of settings, in whatever order and form a file has them."""
+    text = json.dumps(section, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def stored_types(path: Path) -> list[str]:

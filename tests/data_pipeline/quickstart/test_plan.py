@@ -7,6 +7,7 @@ import pytest
 
 from data_pipeline.annotations import parse_row
 from data_pipeline.quickstart.generate import plan
+from data_pipeline.quickstart.kinds import DRAWN_KINDS, FILMED_KINDS
 from data_pipeline.quickstart.phrases import phrasings
 from data_pipeline.quickstart.plan import CLIP_SECONDS, VideoPlan
 
@@ -103,6 +104,21 @@ def test_every_kind_shown_is_asked_about_in_training_twice() -> None:
     for video in PLANS:
         shown = len({segment.kind for segment in video.segments})
         assert len(video.annotations) == shown * (2 if video.split == "train" else 1)
+
+
+def test_what_is_said_to_be_absent_is_shown_in_no_motion_and_by_no_segment() -> None:
+    sentences = {
+        sentence: kind
+        for kind in DRAWN_KINDS + FILMED_KINDS
+        for sentence in phrasings(kind).seen + phrasings(kind).unseen
+    }
+    for video in PLANS:
+        assert len(video.absent) == (0 if video.split == "train" else len(video.annotations))
+        subjects = [sentences[row.query].subject for row in video.absent]
+        assert len(set(subjects)) == len(subjects)
+        assert not {segment.kind.subject for segment in video.segments} & set(subjects)
+        assert all(row.windows == () for row in video.absent)
+        assert all(parse_row(row.to_row()) == row for row in video.absent)
 
 
 def test_some_queries_have_several_windows() -> None:

@@ -22,6 +22,9 @@ from trainer.training import checkpoints
 OTHERS = {
     "moment_detr": {"model.feed_forward": 64},
     "qd_detr": {"model.feed_forward": 64},
+    "judging": {
+        "model.kind": "moment_detr", "model.feed_forward": 64, "model.existence": "true",
+    },
     "flash": {"model.kind": "pyramid", "model.dummies": 3, "model.feed_forward": 64},
     "recurrent": {
         "model.kind": "pyramid", "model.encoder": "recurrent", "model.layers": "[-1, -2]",
@@ -79,6 +82,22 @@ def test_its_checkpoint_is_scored_without_training(kind_command, tmp_path, name)
     assert main([*arguments, f"--checkpoint={folder}", "--eval"]) == 0
     scored = tmp_path / "runs" / "again" / "evaluation" / "val" / "metrics.json"
     assert json.loads(scored.read_text())["metrics"] == pytest.approx(trained)
+
+
+def test_a_model_that_judges_existence_is_calibrated_on_the_selection_split(kind_command, tmp_path):
+    assert main(kind_command("judging", epochs=1)) == 0
+    folder = tmp_path / "runs" / "tiny"
+    _, export = load_pretrained(folder)
+    assert export.calibration.fitted.endswith(
+        "dev (split dev): 12 present, 0 absent, 12 absent by another video's sentence"
+    )
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").open()]
+    for row in rows:
+        assert 0 <= row["pred_existence"] <= 1
+        assert row["pred_found"] == (row["pred_existence"] >= export.calibration.threshold)
+        assert row["pred_relevant_windows"][0][2] <= row["pred_existence"] + 1e-4
+    result = json.loads((folder / "metrics.json").read_text())
+    assert "AUROC" not in result["metrics"]  # nothing is annotated as absent
 
 
 def test_a_configuration_survives_its_own_yaml(kind_command, tmp_path):

@@ -1,0 +1,140 @@
+"""How sure is a model, in numbers that mean the same for every video and every sentence?
+
+    existence := sigmoid(scale * logit + offset)          the video shows what is said
+    score     := existence * sigmoid(scale' * log-odds of the confidence + offset')
+
+Scales and offsets are fitted on a split that the model was not trained on (Platt 1999; temperature
+scaling, Guo et al. 2017, with an offset). So a score is the probability that the video shows it and
+that this window overlaps it by half or more: windows of different videos can be ranked together.
+"""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit, log_expit
+
+from trainer.inference.decode import Decoded, Floats
+
+Booleans = NDArray[np.bool_]
+
+SURE = 1e-6
+"""Confidences are kept so far from 0 and 1, whose log-odds are not finite."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What makes probabilities of a model's outputs; the default takes them as they are.
+
+    Attributes:
+        existence_scale: factor on the logit of existence; 1 / temperature
+        existence_offset: what is added to that
+        window_scale: factor on the log-odds of a window's confidence
+        window_offset: what is added to that
+        threshold: of existence, below which something is not found in a video
+        fitted: on what, in words
+    """
+
+    existence_scale: float = 1.0
+    existence_offset: float = 0.0
+    window_scale: float = 1.0
+    window_offset: float = 0.0
+    threshold: float = 0.5
+    fitted: str = "not at all"
+
+    def __post_init__(self) -> None:
+        numbers = [value for value in asdict(self).values() if isinstance(value, float)]
+        if not np.isfinite(numbers).all():
+            raise ValueError("calibration must hold finite numbers")
+        if not (self.existence_scale > 0 and self.window_scale > 0):
+            raise ValueError("calibration: scales must be positive")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"calibration: threshold {self.threshold} must be from 0 to 1")
+
+    def apply(self, decoded: Decoded) -> tuple[Floats, Floats]:
+        """Windows (B, M, 3) with scores that can be compared, and existence (B,), of predictions
+        of a model that judges existence."""
+        assert decoded.existence is not None
+        existence = self.existence(decoded.existence)
+        scores = self.scores(decoded.windows[..., 2], existence)
+        return np.concatenate((decoded.windows[..., :2], scores[..., None]), -1), existence
+
+    def existence(self, logits: Floats) -> Floats:
+        """Probabilities that videos show what is said, of logits of the same shape."""
+        return np.asarray(expit(self.existence_scale * logits + self.existence_offset))
+
+    def scores(self, confidences: Floats, existence: Floats) -> Floats:
+        """Scores of windows with `confidences` (..., M) in videos with `existence` (...).
+
+        No confidence at all stays none: such windows are listed last, and never shown.
+        """
+        sure = expit(self.window_scale * _log_odds(confidences) + self.window_offset)
+        return np.asarray(np.where(confidences > 0, existence[..., None] * sure, 0.0))
+
+
+AS_IT_IS = Calibration()
+
+
+def fit(
+    logits: Floats, present: Booleans, confidences: Floats, right: Booleans, fitted: str
+) -> Calibration:
+    """Logits of pairs and whether the video shows it, confidences of windows and whether they are
+    right. `fitted` says what these are. What is all of one kind stays as it is.
+    """
+    scale, offset = _platt(logits, present, balanced=True)
+    window_scale, window_offset = _platt(_log_odds(confidences), right)
+    probabilities = expit(scale * logits + offset)
+    threshold = best_threshold(probabilities, present)
+    return Calibration(scale, offset, window_scale, window_offset, threshold, fitted)
+
+
+def best_threshold(probabilities: Floats, present: Booleans) -> float:
+    """From where on to say present, so that most is right, both kinds counted equally.
+
+    Of several the one nearest 0.5; 0.5 where all is of one kind.
+    """
+    count = int(present.sum())
+    if not 0 < count < len(present):
+        return 0.5
+    values = np.unique(probabilities)
+    between = np.concatenate(([0.0], (values[1:] + values[:-1]) / 2, [1.0]))
+    ascending = np.sort(probabilities[present]), np.sort(probabilities[~present])
+    missed = np.searchsorted(ascending[0], between, side="left") / count
+    rejected = np.searchsorted(ascending[1], between, side="left") / (len(present) - count)
+    right = rejected - missed
+    best = between[right >= right.max() - 1e-12]
+    return float(best[np.abs(best - 0.5).argmin()])
+
+
+def _log_odds(confidences: Floats) -> Floats:
+    kept = np.clip(confidences, SURE, 1 - SURE)
+    return np.asarray(np.log(kept) - np.log1p(-kept))
+
+
+def _platt(x: Floats, is_so: Booleans, balanced: bool = False) -> tuple[float, float]:
+    """Scale and offset of the most likely sigmoid, (1, 0) where all is of one kind.
+
+    Targets are drawn in a little, as Platt did: what is told apart without an error would have no
+    finite scale. `balanced` lets both kinds count equally, however many there are of each.
+    """
+    count = int(is_so.sum())
+    others = len(is_so) - count
+    if not count or not others:
+        return 1.0, 0.0
+    target = np.where(is_so, (count + 1) / (count + 2), 1 / (others + 2))
+    weight = np.ones(len(x))
+    if balanced:
+        weight = np.where(is_so, 0.5 / count, 0.5 / others) * len(x)
+
+    def loss(parameters: Floats) -> tuple[float, Floats]:
+        scale, offset = np.exp(parameters[0]), parameters[1]
+        z = scale * x + offset
+        value = -(weight * (target * log_expit(z) + (1 - target) * log_expit(-z))).mean()
+        change = weight * (expit(z) - target) / len(x)
+        return float(value), np.array([scale * (change @ x), change.sum()])
+
+    # The scale stays positive and within reason: calibrating ranks nothing anew.
+    bounds = [(-5.0, 5.0), (-50.0, 50.0)]
+    found = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=bounds)
+    return float(np.exp(found.x[0])), float(found.x[1])
