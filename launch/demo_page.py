@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,9 @@ class Page:
         if video.fitting is None:
             features = video.features(self.grounder, self._watch(progress))
             found = self.grounder.predict(features, self.tries)
-            best = {each.query: each.windows[0][2] for each in found if each.windows}
-            fit = [query for query, score in best.items() if score >= self.threshold]
-            video.fitting = sorted(fit, key=lambda query: -best[query])[:SHOWN]
+            sure = [replace(each, threshold=self.threshold) for each in found]
+            best = {each.query: each.listed[0][2] for each in sure if each.listed}
+            video.fitting = sorted(best, key=lambda query: -best[query])[:SHOWN]
         return fill("demo_tries.html", tries=video.fitting)
 
     def _watch(self, progress: Any) -> Callable[[float], None]:
@@ -155,16 +156,20 @@ def _answer(
     warnings = [video.named(line) for line in warnings]
     drawn = []
     for number, grounding in enumerate(found, start=1):
-        lines = draw_timeline(grounding.timeline(), SHOWN) | {"strip": video.strip}
-        lines["warning"] = grounding.warning
-        lines["sure"] = sum(score >= threshold for *_, score in grounding.windows[:SHOWN])
+        # What is less sure is folded away, and so is the guess where nothing is found.
+        sure = replace(grounding, threshold=threshold)
+        shown = sure if sure.guess else grounding
+        line = shown.timeline(guess=bool(sure.guess))
+        lines = draw_timeline(line, SHOWN) | {"strip": video.strip}
+        lines["warning"], lines["not_found"] = grounding.warning, sure.not_found
+        lines["sure"] = len(sure.listed[:SHOWN])
         for rank, window in enumerate(lines["found"], start=1):
             seconds = f"{window['start']:.3f}-{window['end']:.3f}"
             window["clip"] = f"videos/{video.key}/{seconds}.mp4"
             window["file"] = f"{video.path.stem}-{number}-{rank}.mp4"
         drawn.append(lines)
     text = json.dumps(
-        to_json(Path(video.path.name), list(found), warnings), ensure_ascii=False, indent=1
+        to_json(Path(video.path.name), list(found), warnings, True), ensure_ascii=False, indent=1
     )
     data = base64.b64encode(text.encode()).decode()
     return fill(

@@ -17,6 +17,7 @@ from data_pipeline.output import write_text
 from data_pipeline.untrusted import iter_rows, read_json
 from launch.predict_batch import FAILURES, place
 from trainer.cli import terminal
+from trainer.inference.grounding import LISTED
 from trainer.pictures.examples import draw_timeline
 from trainer.pictures.pages import write_page
 from trainer.pictures.timeline import Timeline, clock
@@ -28,23 +29,27 @@ PAGE = "found.html"
 
 @dataclass
 class Answers:
-    """Where a sentence was found: of `videos` in all, those of the best scores, best first."""
+    """Where a sentence was found: of `videos` in all, those of the best scores, best first.
+
+    Guesses are where it was not found, but would be first.
+    """
 
     query: str
     videos: int = 0
-    best: list[tuple[float, str, Timeline]] = field(default_factory=list)
+    best: list[tuple[bool, float, str, Timeline]] = field(default_factory=list)
 
-    def add(self, name: str, timeline: Timeline) -> None:
+    def add(self, name: str, timeline: Timeline, guess: bool) -> None:
         """Take in a video; without a window it was not found there."""
         if timeline.windows:
-            self.videos += 1
-            heapq.heappush(self.best, (timeline.windows[0][2], name, timeline))
+            self.videos += not guess
+            heapq.heappush(self.best, (not guess, timeline.windows[0][2], name, timeline))
             if len(self.best) > ON_PAGE:
                 heapq.heappop(self.best)
 
-    def ordered(self) -> list[tuple[str, Timeline]]:
-        """(name, timeline) of the best, best first."""
-        return [each[1:] for each in sorted(self.best, key=lambda each: (-each[0], each[1]))]
+    def ordered(self) -> list[tuple[str, Timeline, bool]]:
+        """(name, timeline, whether it is a guess) of the best, best first, guesses last."""
+        ranked = sorted(self.best, key=lambda each: (not each[0], -each[1], each[2]))
+        return [(name, timeline, not found) for found, _, name, timeline in ranked]
 
 
 def show_batch(options: Any, videos: Mapping[str, Path], sentences: Sequence[str]) -> None:
@@ -57,10 +62,12 @@ def show_batch(options: Any, videos: Mapping[str, Path], sentences: Sequence[str
         for name in videos:
             if str(videos[name]) in failed:
                 continue
-            for answer, timeline in zip(
+            for answer, (timeline, guess) in zip(
                 answers, read_found(options, name, sentences), strict=False
             ):
-                answer.add(name, timeline)
+                answer.add(name, timeline, guess)
+                if guess:  # a row of a table does not say that it is one
+                    continue
                 for rank, (start, end, score) in enumerate(timeline.windows, start=1):
                     cells = (str(videos[name]), timeline.query, rank, start, end, score)
                     yield dict(zip(COLUMNS, cells, strict=True))
@@ -82,8 +89,8 @@ def show_batch(options: Any, videos: Mapping[str, Path], sentences: Sequence[str
                 "query": answer.query,
                 "videos": answer.videos,
                 "found": [
-                    {"name": name, **draw_timeline(timeline, options.top)}
-                    for name, timeline in answer.ordered()
+                    {"name": name, "guess": guess, **draw_timeline(timeline, options.top)}
+                    for name, timeline, guess in answer.ordered()
                 ],
             }
             for answer in answers
@@ -97,24 +104,22 @@ def show_batch(options: Any, videos: Mapping[str, Path], sentences: Sequence[str
         console.print(f"table     {options.csv}", soft_wrap=True)
 
 
-def read_found(options: Any, name: str, sentences: Sequence[str]) -> list[Timeline]:
-    """What the file of a video holds: its shown windows for each sentence."""
+def read_found(options: Any, name: str, sentences: Sequence[str]) -> list[tuple[Timeline, bool]]:
+    """What the file of a video holds: its shown windows for each sentence, and whether these are a
+    guess, which there is where nothing is found and `options` ask for one."""
     try:
         found = read_json(place(options.output, name))
         if [row["query"] for row in found["results"]] != list(sentences):
             return []
-        return [
-            Timeline(
-                query=row["query"],
-                duration=float(found["duration"]),
-                windows=tuple(
-                    (float(start), float(end), float(score))
-                    for start, end, score in row["windows"]
-                    if score >= options.threshold
-                )[: options.top],
-            )
-            for row in found["results"]
-        ]
+        answers = []
+        for row in found["results"]:
+            listed = [w for w in row["windows"] if w[2] >= max(options.threshold, LISTED)]
+            guess = options.guess and not listed
+            shown = (row.get("guess") or row["windows"]) if guess else listed
+            windows = tuple((float(start), float(end), float(score)) for start, end, score in shown)
+            line = Timeline(row["query"], float(found["duration"]), windows[: options.top])
+            answers.append((line, guess))
+        return answers
     except (InputError, KeyError, TypeError, ValueError):  # absent, or not a file of ours
         return []
 
@@ -147,9 +152,10 @@ def _table(answer: Answers, videos: int) -> Table:
     for name in ("from", "to", "score"):
         table.add_column(name, justify="right")
     table.add_column("", min_width=20)
-    for name, timeline in answer.ordered()[:ON_TERMINAL]:
+    for name, timeline, guess in answer.ordered()[:ON_TERMINAL]:
         start, end, score = timeline.windows[0]
-        table.add_row(name, clock(start), clock(end), f"{score:.2f}", bar(score))
+        says = Text("not found; a guess", style="dim") if guess else bar(score)
+        table.add_row(name, clock(start), clock(end), f"{score:.2f}", says)
     return table
 
 

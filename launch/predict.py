@@ -14,6 +14,7 @@ found.html, where each sentence was found; the same command goes on where an ear
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,13 @@ def main(args: list[str] | None = None) -> int:
         "--threshold",
         type=float,
         default=0.0,
-        help="leave out windows of a lower score; the files of a batch hold all",
+        help="leave out windows of a lower score; a sentence without any is not found. "
+        "The files of a batch hold all",
+    )
+    parser.add_argument(
+        "--guess",
+        action="store_true",
+        help="of a sentence that is not found, show and write the best windows as a guess",
     )
     parser.add_argument(
         "--csv", type=Path | None, help="write a table: video, query, rank, start, end, score"
@@ -186,15 +193,15 @@ def predict_one(grounder: "VideoGrounder", video: Path, sentences: list[str], op
     console = terminal(stderr=quiet)
     with console.status(Text(f"looking through {video.name}")):
         answer = grounder.predict(video, sentences)
-        found = [each.best(threshold=options.threshold) for each in answer]
+        found = [replace(each, threshold=options.threshold) for each in answer]
     for line in answer.warnings:
         console.print(Text(f"warning   {line}", style="yellow"), soft_wrap=True)
     for grounding in found:
-        console.print(_table(grounding, options.top), "")
+        console.print(_table(grounding, options.top, options.guess), "")
         if grounding.warning:
             console.print(Text(f"this sentence is {grounding.warning}", style="yellow"))
     if options.json is not None:
-        results = to_json(video, found, answer.warnings)
+        results = to_json(video, found, answer.warnings, options.guess)
         text = json.dumps(results, ensure_ascii=False, indent=1, allow_nan=False)
         if quiet:
             print(text)
@@ -226,7 +233,7 @@ def cut_out(
     name = video.stem if len(stem) <= LONGEST_STEM else stem[:LONGEST_STEM].decode(errors="ignore")
     source: Path | VideoFile = video
     for number, grounding in enumerate(found, start=1):
-        for rank, (start, end, _) in enumerate(grounding.windows[:top], start=1):
+        for rank, (start, end, _) in enumerate(grounding.listed[:top], start=1):
             clip = folder / f"{name}-{number}-{rank}.mp4"
             try:
                 if not isinstance(source, VideoFile):  # its frames are listed once
@@ -239,7 +246,7 @@ def cut_out(
                 console.print(f"no clip   {error}", style="yellow", soft_wrap=True)
 
 
-def _table(grounding: "Grounding", top: int) -> Table:
+def _table(grounding: "Grounding", top: int, guess: bool) -> Table:
     table = Table(
         title=f"“{grounding.query}”",
         title_justify="left",
@@ -252,10 +259,12 @@ def _table(grounding: "Grounding", top: int) -> Table:
     for name in ("from", "to", "score"):
         table.add_column(name, justify="right")
     table.add_column("", min_width=20)
-    for start, end, score in grounding.windows[:top]:
+    for start, end, score in grounding.listed[:top]:
         table.add_row(clock(start), clock(end), f"{score:.2f}", bar(score))
-    if not grounding.windows:
-        table.add_row("", "", "", "no window with such a score")
+    if not grounding.listed:
+        table.add_row("", "", "", grounding.not_found)
+    for start, end, score in grounding.guess[: top if guess else 0]:
+        table.add_row(clock(start), clock(end), f"{score:.2f}", "a guess", style="dim")
     return table
 
 

@@ -113,7 +113,7 @@ def predict_batch(
                     progress.console.print(f"warning: {line}", style="yellow", soft_wrap=True)
                 doubtful += bool(found.warnings)
                 cut |= {each.query: each.warning for each in found if each.warning}
-                result = made | {"source": version} | to_json(video, found, found.warnings)
+                result = made | {"source": version} | to_json(video, found, found.warnings, True)
                 text = json.dumps(result, ensure_ascii=False, allow_nan=False)
                 write_text(place(output, name), text)
                 other = before[name].get("video", str(video))
@@ -167,14 +167,17 @@ def _identity(grounder: "VideoGrounder", model: Path) -> dict[str, str]:
 
 
 def to_json(
-    video: Path, found: "Sequence[Grounding]", warnings: Sequence[str] = ()
+    video: Path,
+    found: "Sequence[Grounding]",
+    warnings: Sequence[str] = (),
+    guess: bool = False,
 ) -> dict[str, Any]:
-    """The results for one video as JSON values."""
+    """The results for one video as JSON values; with a `guess` where something is not found."""
     return {
         "video": str(video),
         **({"warnings": list(warnings)} if warnings else {}),
         "duration": round(found[0].duration, 3),
-        "results": [grounding.to_row() for grounding in found],
+        "results": [grounding.to_row(guess) for grounding in found],
     }
 
 

@@ -248,6 +248,7 @@ class FakeGrounder:
 
     def __init__(self) -> None:
         self.encoded = 0
+        self.judged: dict[str, float] = {}
 
     def encode(self, path: Path, progress: Any) -> VideoFeatures:
         self.encoded += 1
@@ -259,7 +260,15 @@ class FakeGrounder:
         saliency = np.array([0.0, 1.0], np.float32)
         windows = ((1.0, 3.0, 0.9), (0.0, 4.0, 0.2))
         return [
-            Grounding(sentence, 4.0, 2.0, windows, saliency, max(0, len(sentence.split()) - 50))
+            Grounding(
+                sentence,
+                4.0,
+                2.0,
+                windows,
+                saliency,
+                max(0, len(sentence.split()) - 50),
+                **self.judged,
+            )
             for sentence in sentences
         ]
 
@@ -315,8 +324,20 @@ def test_windows_below_the_threshold_are_folded_away(
     assert "Play window 2:" in folded.partition("</details>")[0]
     page.threshold = 0.95
     html = page.ask(key, "a dog", silent)
-    assert "None with a score of 0.95 or more" in html
-    assert "2 less sure" in html
+    assert "Not found: no window with a score of 0.95 or more." in html
+    assert "The best guess all the same" in html.partition("<details")[2]
+
+
+def test_what_the_video_does_not_show_is_not_found_and_its_guess_is_folded_away(
+    page: Any, videos: Videos, tmp_path: Path
+) -> None:
+    page.grounder.judged = {"existence": 0.125}
+    html = page.ask(upload(videos, film(tmp_path / "film.mp4")).key, "a dog", silent)
+    above, _, folded = html.partition("<details")
+    assert "Not found: 12.5% sure that the video shows it." in above
+    assert "Play window" not in above
+    assert "The best guess all the same" in folded
+    assert "Play window 1:" in folded
 
 
 def test_without_a_sentence_those_are_offered_that_fit_the_video_best(

@@ -21,6 +21,7 @@ class FakeGrounder:
 
     def __init__(self) -> None:
         self.seen: list[str] = []
+        self.judged: dict[str, float] = {}
 
     def predict(self, video: Path, sentences: list[str]) -> Groundings:
         self.seen.append(video.name)
@@ -29,7 +30,8 @@ class FakeGrounder:
         saliency = np.array([0.0, 1.0, 0.5], np.float32)
         windows = ((1.0, 3.0, 0.9), (0.0, 6.0, 0.2))
         return Groundings(
-            Grounding(sentence, 6.0, 2.0, windows, saliency) for sentence in sentences
+            Grounding(sentence, 6.0, 2.0, windows, saliency, **self.judged)
+            for sentence in sentences
         )
 
 
@@ -81,6 +83,7 @@ def test_json_picture_and_clips_are_written(
     assert result["results"] == [
         {
             "query": "a dog",
+            "found": True,
             "windows": [[1, 3, 0.9], [0, 6, 0.2]],
             "saliency": [0, 1, 0.5],
             "clip_length": 2,
@@ -174,7 +177,58 @@ def test_threshold_and_top_choose_what_is_shown_written_and_tabulated(
     assert header == "video,query,rank,start,end,score"
     assert row == f'{film},"a, dog",1,1.000,3.000,0.9000'
     assert predict.main([str(film), "a dog", "--threshold", "0.95"]) == 0
-    assert "no window with such a score" in capsys.readouterr().out
+    assert "not found: no window with a score of 0.95 or more" in capsys.readouterr().out
+
+
+def test_what_is_not_found_is_guessed_on_request_and_said_to_be(
+    grounder: FakeGrounder, film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = [f"--json={tmp_path / 'f.json'}", f"--csv={tmp_path / 'f.csv'}", f"--clips={tmp_path}/c"]
+    grounder.judged = {"existence": 0.2}
+    assert predict.main([str(film), "a dog", *out]) == 0
+    shown = capsys.readouterr().out
+    assert "not found: 20.0% sure that the video shows it" in shown
+    assert "0.90" not in shown
+    [result] = json.loads((tmp_path / "f.json").read_text())["results"]
+    assert (result["found"], result["existence"], result["windows"]) == (False, 0.2, [])
+    assert "guess" not in result
+    assert len((tmp_path / "f.csv").read_text("utf-8-sig").splitlines()) == 1
+    assert not list((tmp_path / "c").iterdir())
+    assert predict.main([str(film), "a dog", "--guess", *out]) == 0
+    shown = capsys.readouterr().out
+    assert "not found" in shown
+    assert shown.count("a guess") == 2
+    assert "0.90" in shown
+    [result] = json.loads((tmp_path / "f.json").read_text())["results"]
+    assert (result["windows"], result["guess"]) == ([], [[1, 3, 0.9], [0, 6, 0.2]])
+
+
+def test_a_batch_says_where_nothing_is_found_and_guesses_on_request(
+    grounder: FakeGrounder, batch: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grounder.judged = {"existence": 0.2}
+    page, table = tmp_path / "found" / "found.html", tmp_path / "f.csv"
+    for flags, articles in ([], 0), (["--guess"], 4):
+        assert predict.main([*batch, *flags, "--csv", str(table)]) == 1
+        assert "found in 0 of 3 videos" in capsys.readouterr().out
+        assert page.read_text().count("<article") == articles
+        assert page.read_text().count("not found: a guess") == articles
+        assert len(table.read_text("utf-8-sig").splitlines()) == 1
+    assert grounder.seen == ["a.mp4", "b.mkv", "broken.mp4", "broken.mp4"]  # the files hold both
+
+
+def test_results_of_earlier_versions_are_shown(
+    grounder: FakeGrounder, batch: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predict.main(batch)
+    path = tmp_path / "found" / "a.mp4.json"
+    found = json.loads(path.read_text())
+    for row in found["results"]:
+        del row["found"]
+    path.write_text(json.dumps(found))
+    capsys.readouterr()
+    assert predict.main([*batch, "--guess"]) == 1
+    assert "found in 2 of 3 videos" in capsys.readouterr().out
 
 
 def test_a_batch_ends_in_a_table_a_page_and_a_csv_file(

@@ -204,8 +204,9 @@ class Archive:
                 for span, offset, (_, duration) in zip(spans, offsets, read, strict=True)
             ]
             decoded = decode(prediction, mask, spans, ends)
+            scored, _ = grounder.export.calibration.comparable(decoded)
             for row, (each, offset) in enumerate(zip(some, offsets, strict=True)):
-                found = decoded.windows[row][decoded.real[row]] + np.array([offset, offset, 0.0])
+                found = scored[row][decoded.real[row]] + np.array([offset, offset, 0.0])
                 windows.setdefault(each.video, []).append(found)
                 durations[each.video] = read[row][1]
                 likeness[each.video] = max(each.score, likeness.get(each.video, -1.0))

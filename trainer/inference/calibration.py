@@ -52,10 +52,11 @@ class Calibration:
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"calibration: threshold {self.threshold} must be from 0 to 1")
 
-    def apply(self, decoded: Decoded) -> tuple[Floats, Floats]:
-        """Windows (B, M, 3) with scores that can be compared, and existence (B,), of predictions
-        of a model that judges existence."""
-        assert decoded.existence is not None
+    def comparable(self, decoded: Decoded) -> tuple[Floats, Floats | None]:
+        """Windows (B, M, 3) with scores that can be compared, and existence (B,); as they are, and
+        None, of a model that does not judge existence."""
+        if decoded.existence is None:
+            return decoded.windows, None
         existence = self.existence(decoded.existence)
         scores = self.scores(decoded.windows[..., 2], existence)
         return np.concatenate((decoded.windows[..., :2], scores[..., None]), -1), existence

@@ -50,8 +50,10 @@ class Grounding:
 
     @property
     def guess(self) -> tuple[Window, ...]:
-        """Where it is not found: the best windows all the same."""
-        return () if self.listed else self.windows
+        """Where it is not found: the best windows all the same, one at least."""
+        if self.listed:
+            return ()
+        return tuple(w for w in self.windows if w[2] >= LISTED) or self.windows[:1]
 
     @property
     def not_found(self) -> str:

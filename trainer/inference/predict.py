@@ -263,9 +263,7 @@ class Grounder(VideoGrounder):
             decoded = decode(
                 prediction, mask, torch.full((len(some),), span, device=self.device), durations
             )
-            found, existence = decoded.windows, None
-            if decoded.existence is not None:
-                found, existence = self.export.calibration.apply(decoded)
+            found, existence = self.export.calibration.comparable(decoded)
             for row, offset in enumerate(offsets):
                 windows = found[row][decoded.real[row]] + np.array([offset, offset, 0.0])
                 yield Stretch(

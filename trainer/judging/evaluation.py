@@ -48,9 +48,7 @@ def predict_split(
             )
         durations = [annotation.duration for annotation in batch.annotations]
         decoded = decode(prediction, batch.video_mask, batch.span, durations)
-        found, existence = decoded.windows, None
-        if decoded.existence is not None:
-            found, existence = calibration.apply(decoded)
+        found, existence = calibration.comparable(decoded)
         windows = postprocess(found, durations, config, decoded.real)
         for row, annotation in enumerate(batch.annotations):
             if not batch.repeated[row]:

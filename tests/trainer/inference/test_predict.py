@@ -79,22 +79,28 @@ class FakeEncoder:
         return found
 
 
+def made() -> SDST:
+    """A model whose scores are listed."""
+    torch.manual_seed(0)
+    model = SDST(CONFIG)
+    torch.nn.init.zeros_(model.classify[0].bias)
+    return model
+
+
 def described() -> Export:
     return Export(CONFIG, encoder_of(PROVENANCE), PROVENANCE, max_clips=CLIPS)
 
 
 @pytest.fixture
 def grounder() -> Grounder:
-    torch.manual_seed(0)
-    return Grounder(SDST(CONFIG), FakeEncoder(), described(), "cpu")  # type: ignore[arg-type]
+    return Grounder(made(), FakeEncoder(), described(), "cpu")  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run's folder with an exported model, whose encoder is at hand."""
     monkeypatch.setattr(predict, "FeatureEncoder", FakeEncoder)
-    torch.manual_seed(0)
-    export(tmp_path / "model", SDST(CONFIG), dump_config(described()))
+    export(tmp_path / "model", made(), dump_config(described()))
     return tmp_path
 
 
