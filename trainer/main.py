@@ -8,17 +8,20 @@ The run's folder gets the resolved config, metrics.jsonl, checkpoints, the expor
 the end, metrics.json, predictions.jsonl and report.html. Running the same command again resumes.
 
 The second form only evaluates a run, a checkpoint or an exported model, on the splits
-data.selection and data.report of the run's configuration, or of --config; --dump also writes its
-predictions, and for QVHighlights what its server takes.
+data.selection and data.report of the run's configuration, or of --config; an exported model says
+itself what it is built of. --dump also writes its predictions, and for QVHighlights what its server
+takes.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from data_pipeline.errors import InputError
-from trainer.cli import command, parse_config
+from trainer.cli import command, load_config, parse_config
 from trainer.config import Config
 
 
@@ -67,7 +70,27 @@ def evaluation_request(
         raise InputError("--eval needs --checkpoint, the folder of a checkpoint or of a model")
     if not any(argument.partition("=")[0] == "--config" for argument in rest):
         rest = [*configured_by(given.checkpoint), *rest]
-    return given, rest
+    files = [place for place, each in enumerate(rest) if each.partition("=")[0] == "--config"]
+    after = files[-1] + 1 + (rest[files[-1]] == "--config") if files else 0
+    # Over what a file says of models, under what the command line does.
+    return given, [*rest[:after], *built_of(given.checkpoint), *rest[after:]]
+
+
+def built_of(checkpoint: Path) -> list[str]:
+    """The flags of the model that was exported to the folder `checkpoint`, but for the kernels that
+    compute it; none of other folders."""
+    from trainer.inference.pretrained import CONFIG, WEIGHTS, Export
+    from trainer.training.checkpoints import STATE
+
+    names = CONFIG, WEIGHTS
+    if not all((checkpoint / name).is_file() for name in names) or (checkpoint / STATE).is_file():
+        return []
+    model = load_config(Export, checkpoint / CONFIG).model
+    return [
+        f"--model.{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in asdict(model).items()
+        if name not in model.KERNELS
+    ]
 
 
 def configured_by(checkpoint: Path) -> list[str]:
