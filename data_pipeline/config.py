@@ -1,6 +1,7 @@
 """What can be chosen about features: how they are made, taken in and read."""
 
 import difflib
+import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import UnionType
@@ -420,6 +421,10 @@ class DataConfig:
             provenance: {video_encoder: internvideo2-1b, clip_length: 2.0}; anything else is free
         order: in which order pairs are served
         shapes: to which lengths batches are padded
+        resident: read the features of every split once and keep them in memory, the GPU's where
+            there is one, else memory that the ranks of a host share; batches are the same
+        resident_gb: most that those of a split may take there; none takes nine tenths of what is
+            free, which in a container may be more than it is allowed
         reading: how a process reads them
     """
 
@@ -441,6 +446,8 @@ class DataConfig:
     provenance: dict[str, Any] = field(default_factory=dict)
     order: OrderConfig = field(default_factory=OrderConfig)
     shapes: ShapesConfig = field(default_factory=ShapesConfig)
+    resident: bool = False
+    resident_gb: float | None = None
     reading: ReadingConfig = field(default_factory=ReadingConfig)
 
     def __post_init__(self) -> None:
@@ -452,5 +459,7 @@ class DataConfig:
             raise ValueError("data.workers must not be negative, data.prefetch at least 1")
         if not (0 <= self.clip_dropout < 1 and 0 <= self.text_dropout < 1):
             raise ValueError("data.clip_dropout and data.text_dropout must be in [0, 1)")
+        if self.resident_gb is not None and not 0 < self.resident_gb < math.inf:
+            raise ValueError("data.resident_gb must be a positive number of gigabytes")
         if self.folds < 2 or not 0 <= (self.fold or 0) < self.folds:
             raise ValueError("data.folds must be at least 2, data.fold from 0 to data.folds - 1")

@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -169,22 +170,31 @@ class Sample:
             "vid": self.vid,
             "duration": self.duration,
             "clip_length": self.clip_length,
-            "queries": [
-                {
-                    "qid": query.annotation.qid,
-                    "query": query.annotation.query,
-                    "duration": query.annotation.duration,
-                    "tokens": list(query.tokens),
-                    "windows": query.annotation.windows,
-                    "saliency": query.annotation.saliency,
-                    **query.annotation.extras(),
-                }
-                for query in self.queries
-            ],
+            "queries": query_rows(self.queries),
         }
 
 
-def _stored_query(vid: str, value: dict[str, Any]) -> StoredQuery:
+def query_rows(queries: Iterable[StoredQuery]) -> list[dict[str, Any]]:
+    """The queries as the JSON member has them; `stored_query` is the way back."""
+    return [
+        {
+            "qid": query.annotation.qid,
+            "query": query.annotation.query,
+            "duration": query.annotation.duration,
+            "tokens": list(query.tokens),
+            "windows": query.annotation.windows,
+            "saliency": query.annotation.saliency,
+            **query.annotation.extras(),
+        }
+        for query in queries
+    ]
+
+
+def stored_query(vid: str, value: dict[str, Any]) -> StoredQuery:
+    """A query of a video, from the JSON member.
+
+    Raises KeyError, TypeError, ValueError or InputError for what is none.
+    """
     first, end = (natural(token) for token in value["tokens"])
     row = {key: value[key] for key in ("qid", "query", "duration")} | {"vid": vid}
     row["relevant_windows"] = value["windows"]
@@ -208,7 +218,7 @@ def parse_details(
         details = parse_json(data, "its json")
     except InputError as error:
         raise ValueError(str(error)) from error
-    queries = tuple(_stored_query(entry.vid, query) for query in details["queries"])
+    queries = tuple(stored_query(entry.vid, query) for query in details["queries"])
     if details["vid"] != entry.vid or details["clip_length"] != clip_length:
         raise ValueError("is not the sample that the index names")
     if [query.tokens[1] - query.tokens[0] for query in queries] != list(entry.queries):

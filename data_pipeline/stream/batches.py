@@ -101,12 +101,13 @@ class BatchBuffer:
         size: int,
         clips: int,
         tokens: int,
-        video_shape: tuple[int, int],
-        text_shape: tuple[int, int],
+        video_shape: tuple[int, ...],
+        text_shape: tuple[int, ...],
         empty: Empty = lambda shape, dtype: torch.empty(shape, dtype=dtype),
+        dtype: torch.dtype = torch.float16,
     ) -> None:
-        self._video = empty((size, clips, *video_shape), torch.float16)
-        self._text = empty((size, tokens, *text_shape), torch.float16)
+        self._video = empty((size, clips, *video_shape), dtype)
+        self._text = empty((size, tokens, *text_shape), dtype)
         # Views, of which rows are cut much faster than of tensors.
         self._video_rows, self._text_rows = self._video.numpy(), self._text.numpy()
         self._lengths: list[tuple[int, int]] = []

@@ -23,6 +23,7 @@ from data_pipeline.stream import memory
 from data_pipeline.stream.batches import BatchBuffer, Empty, Half, PairBatch
 from data_pipeline.stream.fetching import Fetcher, Visit, make_fetcher
 from data_pipeline.stream.order import Ints, Order, Pairs, Share, list_pairs
+from data_pipeline.stream.resident import Rows
 
 Flags = NDArray[np.bool_]
 
@@ -71,12 +72,20 @@ class Serving:
 
 
 class Parts(IterableDataset[tuple[PairBatch | None, Ints]]):
-    """What one loader worker contributes to each batch: its pairs, and their rows in the batch."""
+    """What one loader worker contributes to each batch: its pairs, and their rows in the batch.
+
+    With `rows` it serves the numbers of resident features in their place.
+    """
 
     def __init__(
-        self, features: FeatureSet, serving: Serving, config: ReadingConfig, share: Share
+        self,
+        features: FeatureSet,
+        serving: Serving,
+        config: ReadingConfig,
+        share: Share,
+        rows: Rows | None = None,
     ) -> None:
-        self._features, self._serving = features, serving
+        self._features, self._serving, self._rows = features, serving, rows
         self._config, self._share = config, share
 
     def __iter__(self) -> Iterator[tuple[PairBatch | None, Ints]]:
@@ -86,7 +95,7 @@ class Parts(IterableDataset[tuple[PairBatch | None, Ints]]):
             share = dataclasses.replace(share, worker=worker.id, workers=worker.num_workers)
             empty = memory.shared
         serving, size = self._serving, self._serving.size
-        reader = _Reader(self._features, serving, self._config, share)
+        reader = _Reader(self._features, serving, self._config, share, self._rows)
         try:
             for batch in serving.batches:
                 start, stop = batch * size, (batch + 1) * size
@@ -103,16 +112,21 @@ class _Reader:
     """Reads the pairs of one share, in the order of their positions."""
 
     def __init__(
-        self, features: FeatureSet, serving: Serving, config: ReadingConfig, share: Share
+        self,
+        features: FeatureSet,
+        serving: Serving,
+        config: ReadingConfig,
+        share: Share,
+        rows: Rows | None,
     ) -> None:
-        self._features, self._serving = features, serving
+        self._features, self._serving, self._rows = features, serving, rows
         self._pairs, self._order = list_pairs(features), serving.order
         plan = _Plan(self._order, self._pairs, share, serving)
         self._visits = plan.visits()
         self._room = config.buffer_mb * 2**20
         self._held: dict[int, Visit] = {}
         self._damaged: dict[int, Damaged] = {}
-        self._fetcher: Fetcher = make_fetcher(
+        self._fetcher: Fetcher = rows or make_fetcher(
             features, plan.samples(), config.connections, config.cache, int(config.cache_gb * 1e9)
         )
 
@@ -126,13 +140,15 @@ class _Reader:
         clips = int(self._pairs.clips_of(of_batch).max())
         tokens = int(self._pairs.tokens[of_batch].max())
         features, damaged, shapes = self._features, list[str](), self._serving.shapes
+        rows = self._rows  # of which one number stands for all of a clip, or of a token
         buffer = BatchBuffer(
             len(positions),
             padded(clips, shapes.clips),
             padded(tokens, shapes.tokens),
-            features.video_shape,
-            features.text_shape,
+            () if rows else features.video_shape,
+            () if rows else features.text_shape,
             empty,
+            torch.int64 if rows else torch.float16,
         )
         mine = self._described(of_batch[positions - start])
         for position, pair, (visit, last) in zip(

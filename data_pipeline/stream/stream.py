@@ -27,6 +27,7 @@ from data_pipeline.stream.order import (
     list_pairs,
 )
 from data_pipeline.stream.reading import Dropout, Parts, Serving
+from data_pipeline.stream.resident import Resident
 
 LOG = logging.getLogger(__name__)
 
@@ -76,13 +77,21 @@ class PairStream:
     number of batches; to resume, begin at another `start`: nothing that was skipped is read.
     `damaged` counts the pairs that were replaced in this rank's batches, by what was wrong.
 
+    With `data.resident` all features are read here, and batches come with theirs on `device`.
+
     Raises InputError where the world size does not divide the batch or the lanes, where the set was
-    made in another way than the configuration asks for, or where the ranks of a running process
-    group see different sets.
+    made in another way than the configuration asks for, where the ranks of a running process group
+    see different sets, or where features do not fit into memory that they should stay in.
     """
 
     def __init__(
-        self, features: FeatureSet, config: DataConfig, seed: int, rank: int = 0, world: int = 1
+        self,
+        features: FeatureSet,
+        config: DataConfig,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | None = None,
     ) -> None:
         try:
             check_divides(world, config.batch_size, config.order.lanes)
@@ -106,6 +115,9 @@ class PairStream:
                 "`launch.shards annotate`"
             )
         self._config, self._seed, self._rank, self._world = config, seed, rank, world
+        self._resident: Resident | None = None
+        if config.resident:
+            self._resident = Resident(features, config, device or torch.device("cpu"))
 
     @property
     def annotated(self) -> int:
@@ -145,14 +157,16 @@ class PairStream:
 
     def _serve(self, serving: Serving) -> Iterator[PairBatch]:
         share = Share(self._rank, self._world)
-        parts = Parts(self.features, serving, self._config.reading, share)
+        resident = self._resident
+        rows = resident.rows if resident else None
+        parts = Parts(self.features, serving, self._config.reading, share, rows)
         if self._config.workers:
             batches = self._load(parts, len(serving.batches))
         else:  # a rank has rows in every batch, and here one reader
             batches = (part for part, _ in parts if part is not None)
         for batch in batches:
             self._count(batch)
-            yield batch
+            yield resident.gather(batch) if resident else batch
 
     def _load(self, parts: Parts, steps: int) -> Iterator[PairBatch]:
         workers = self._config.workers

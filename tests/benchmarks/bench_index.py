@@ -112,7 +112,11 @@ def generate(folder: Path, videos: int) -> None:
         with (folder / f"{sample // PER_SHARD:05d}.tar").open("r+b") as tar:
             tar.seek(sample % PER_SHARD * entry.size)
             tar.write(mine)
-    columns = Columns(Mapped.of(arrays))
+    held = Mapped.empty(**{name: (array.dtype, len(array)) for name, array in arrays.items()})
+    del pairs
+    for name in list(arrays):  # ten million videos are held once and not twice
+        held[name][:] = arrays.pop(name)
+    columns = Columns(held)
     counts = columns.counts(shards)
     listed = [
         {"name": f"{n:05d}", "sha256": "", "bytes": end, "failures": 0}

@@ -31,7 +31,12 @@ def open_split(
     if config.data.domain is not None or config.data.fold is not None:
         keep_part(features, config.data, held_out)
     return PairStream(
-        features, config.data, config.seed, accelerator.process_index, accelerator.num_processes
+        features,
+        config.data,
+        config.seed,
+        accelerator.process_index,
+        accelerator.num_processes,
+        accelerator.device,
     )
 
 

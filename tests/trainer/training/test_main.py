@@ -56,6 +56,17 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_weights_of_an_undisturbed_
     assert weights[0] == weights[1]
 
 
+def test_features_that_stay_in_memory_train_the_same_weights_and_are_scored_alike(
+    command, tmp_path
+):
+    for name, resident in (("read", "false"), ("held", "true")):
+        flags = {"data.resident": resident, "data.clip_dropout": 0.2}
+        assert main(command(name=name, **flags)) == 0
+    for file in ("model/model.safetensors", "predictions.jsonl"):
+        read, held = ((tmp_path / "runs" / name / file).read_bytes() for name in ("read", "held"))
+        assert read == held
+
+
 def test_a_finished_run_is_not_trained_again(command, tmp_path):
     assert main(command()) == 0
     records = (tmp_path / "runs" / "tiny" / "metrics.jsonl").read_text()
