@@ -41,23 +41,34 @@ def is_whole(path: Path, container: str) -> bool:
 
     False also where a container does not say how long its parts are.
     """
-    check = _CHECKS.get(container)
-    if check is None:
+    if container not in _ENDS:
         return False
     with path.open("rb") as file:
-        return check(file, os.fstat(file.fileno()).st_size)
+        size = os.fstat(file.fileno()).st_size
+        return _ENDS[container](file, size) == size
 
 
-def _flv(file: IO[bytes], size: int) -> bool:
+def missing_share(path: Path, container: str) -> float:
+    """The share of a file that its parts say is there, behind its end; 0 where they do not say."""
+    if container not in _ENDS:
+        return 0.0
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        said = _ENDS[container](file, size) or size
+    return max(0.0, 1 - size / said)
+
+
+def _flv(file: IO[bytes], size: int) -> int | None:
     """Each tag is followed by its length: the last one's leads back to a tag of that length."""
     file.seek(max(0, size - 4))
     length = int.from_bytes(file.read(4), "big")
     file.seek(max(0, size - 4 - length))
     tag = file.read(4)
-    return tag[:1] in (b"\x08", b"\x09", b"\x12") and int.from_bytes(tag[1:], "big") + 11 == length
+    ends = tag[:1] in (b"\x08", b"\x09", b"\x12") and int.from_bytes(tag[1:], "big") + 11 == length
+    return size if ends else None
 
 
-def _boxes(file: IO[bytes], size: int) -> bool:
+def _boxes(file: IO[bytes], size: int) -> int | None:
     """MP4: the boxes of the outermost level follow each other up to the end."""
     place = 0
     while place < size:
@@ -66,25 +77,29 @@ def _boxes(file: IO[bytes], size: int) -> bool:
         length = int.from_bytes(head[:4], "big")
         if length == 1:
             length = int.from_bytes(head[8:], "big")
-        if length < 8:
-            return False
+        if length < 8 or (place + length > size and head[4:8] not in _LARGE):
+            return None
         place += length
-    return place == size
+    return place
 
 
-def _riff(file: IO[bytes], size: int) -> bool:
+_LARGE = (b"mdat", b"moof", b"moov")
+"""Boxes that a cut goes through; elsewhere what follows the last one was never a box."""
+
+
+def _riff(file: IO[bytes], size: int) -> int | None:
     """AVI: as MP4, in pieces of at most some gigabytes."""
     place = 0
     while place + 8 <= size:
         file.seek(place)
         head = file.read(8)
-        if head[:4] != b"RIFF":
-            return False
+        if head[:4] != b"RIFF" or head[4:] == b"\xff" * 4:  # not known when it was written
+            return None
         place += 8 + int.from_bytes(head[4:], "little")
-    return place == size
+    return place
 
 
-def _ebml(file: IO[bytes], size: int) -> bool:
+def _ebml(file: IO[bytes], size: int) -> int | None:
     """Matroska: a header, and the segment that holds all else."""
     place = 0
     while place < size:
@@ -93,26 +108,27 @@ def _ebml(file: IO[bytes], size: int) -> bool:
         identity = 9 - head[0].bit_length()  # leading zeros tell how long a number is
         length = 9 - head[identity].bit_length() if identity < min(len(head), 5) else 9
         if length > 8:
-            return False
+            return None
         value = int.from_bytes(head[identity : identity + length], "big") - (1 << 7 * length)
         if value == (1 << 7 * length) - 1:  # not known when it was written
-            return False
+            return None
         place += identity + length + value
-    return place == size
+    return place
 
 
-def _asf(file: IO[bytes], size: int) -> bool:
+def _asf(file: IO[bytes], size: int) -> int | None:
     """The header's file properties tell the size."""
     file.seek(0)
     head = file.read(64 * 1024)
     place = head.find(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"))
-    return place >= 0 and int.from_bytes(head[place + 40 : place + 48], "little") == size
+    return int.from_bytes(head[place + 40 : place + 48], "little") if place >= 0 else None
 
 
-_CHECKS: dict[str, Callable[[IO[bytes], int], bool]] = {
+_ENDS: dict[str, Callable[[IO[bytes], int], int | None]] = {
     "flv": _flv,
     "mov,mp4,m4a,3gp,3g2,mj2": _boxes,
     "avi": _riff,
     "matroska,webm": _ebml,
     "asf": _asf,
 }
+"""Where a file of so many bytes should end by what it says itself, by FFmpeg's container."""

@@ -7,13 +7,16 @@ from pathlib import Path
 import av
 import av.format
 
-from data_pipeline.video.ends import following_recording, is_whole
+from data_pipeline.video.ends import following_recording, is_whole, missing_share
 from data_pipeline.video.frames import Frames, frames_of_packets, list_by_decoding
 from data_pipeline.video.opening import VideoError, display_size, opened
 from data_pipeline.video.packets import Packets, may_jump, read_packets
 
 MAX_SECONDS = 48 * 3600
 """Frames that claim to be further apart are taken for damage: a clip each costs memory."""
+
+MISSING = 0.01
+"""The share of a file that may be missing: some writers count a header twice."""
 
 BARE_RATE = 25.0
 """Frames a second, as FFmpeg has it too, of a stream that says nothing of them."""
@@ -92,9 +95,12 @@ def list_video(path: Path, name: str, bear: bool, time_limit: float) -> Listing:
         )
     # A length counts from the start or, as Matroska's, from 0.
     found = max(frames.end, packets.others_end - packets.begin) + max(0.0, packets.begin)
-    if claimed > max(found + 1, found * 1.02):
+    stale, missing = claimed > max(found + 1, found * 1.02), missing_share(path, kind)
+    if stale or missing > MISSING:
         seen = f"its header claims {claimed:.1f} s and its frames end at {frames.end:.1f} s"
-        if claimed <= MAX_SECONDS and is_whole(path, kind):
+        if not stale:
+            seen = f"{missing:.0%} of it is not there, and its frames end at {frames.end:.1f} s"
+        if stale and claimed <= MAX_SECONDS and is_whole(path, kind):
             warnings.append(f"{name}: {seen}; the file is whole, its header is stale")
         elif bear:
             warnings.append(f"{name}: truncated: {seen}; fetch the file again")

@@ -266,6 +266,31 @@ def test_a_stale_length_of_a_whole_file_is_a_warning(tmp_path: Path) -> None:
             VideoFile(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("v.avi", "mpeg4", {}),
+        ("v.wmv", "wmv2", {}),
+        ("v.mkv", "libx264", {}),
+        ("v.mp4", "libx264", {"movflags": "frag_keyframe+empty_moov"}),
+    ],
+)
+def test_a_file_that_ends_before_its_parts_do_is_refused_or_told(
+    tmp_path: Path, make_video: MakeVideo, name: str, codec: str, options: dict[str, str]
+) -> None:
+    path = make_video(tmp_path / name, 60, codec=codec, picture=noise, g="10", **options)
+    data = path.read_bytes()
+    assert not VideoFile(path).warnings
+    path.write_bytes(data + bytes(300))  # what follows the last part was never one
+    VideoFile(path)
+    path.write_bytes(data[: len(data) * 7 // 10])
+    with pytest.raises(VideoError, match="truncated: "):
+        VideoFile(path)
+    video = VideoFile(path, damage="bear")
+    assert any("truncated: " in line for line in video.warnings)
+    assert 2 < video.info.duration < 5
+
+
 def test_pixels_need_not_be_square(tmp_path: Path) -> None:
     for container in ("mp4", "mkv", "ts", "avi"):
         info = probe(write_wide_pixels(tmp_path / f"v.{container}"))
