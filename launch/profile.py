@@ -75,6 +75,7 @@ def main(args: list[str] | None = None) -> None:
 
     from model.kinds import build, build_objective
     from trainer.training.checkpoints import State
+    from trainer.training.divergence import Faults
     from trainer.training.loop import train_epoch
     from trainer.training.meter import Meter
     from trainer.training.optimization import make_optimizer
@@ -95,7 +96,7 @@ def main(args: list[str] | None = None) -> None:
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     peak = measure_peak(accelerator.device, dtype)
     work = flops_per_pair(config.model, clips, tokens)
-    ends = [time.perf_counter()]
+    state, ends = State(), [time.perf_counter()]
     steps = config.steps
     with profile(
         activities=activities(accelerator.device),
@@ -114,9 +115,10 @@ def main(args: list[str] | None = None) -> None:
             accelerator,
             StopSignals(accelerator, config.grace, workers=False),  # not entered: Ctrl-C interrupts
             config,
-            State(),
+            state,
             2 * steps + 2,
             Meter(work, peak),
+            Faults(accelerator, state, config.optim.skip_not_finite),
             on_step,
         )
     undisturbed = (ends[steps + 1] - ends[1]) / steps

@@ -41,7 +41,8 @@ class Prediction(NamedTuple):
         """
         best = self.scores().argmax(1, keepdim=True)  # (B, 1)
         winner = self.queries.gather(1, best).flatten()  # (B,)
-        return torch.bincount(winner, minlength=queries) / len(winner)
+        # Not bincount, which has the host look for the largest.
+        return (winner[:, None] == torch.arange(queries, device=winner.device)).float().mean(0)
 
     def tensors(self) -> list[Tensor]:
         """All tensors, those of `own` among them."""

@@ -70,8 +70,9 @@ class OptimConfig:
             memory at once; the batch of a step stays data.batch_size pairs
         averaging: decay of the average of the weights that is scored and exported, e.g. 0.999;
             0 scores and exports the weights themselves
-        skip_not_finite: steps of a run that may be left out because their gradient is not finite,
-            before the run stops; 0 stops at the first
+        skip_not_finite: steps that a run may leave out because their gradient is not finite, before
+            it stops; 0 stops at the first. Such a step never moves the weights; which it was, its
+            losses and its pairs are said with the next record (tracking.every)
         kernel: "apex" takes NVIDIA's FusedAdam, an error where it is not installed
     """
 

@@ -42,7 +42,7 @@ def carry_out(config: Config) -> int:
         return 0
     accelerator = start(config)
     with (
-        StopSignals(accelerator, config.grace, workers=config.data.workers > 0) as stop,
+        StopSignals(accelerator, config.grace, config.data.workers > 0, config.timeout) as stop,
         ExitStack() as holding,
     ):
         data = open_data(config, accelerator)
@@ -81,6 +81,7 @@ def carry_out(config: Config) -> int:
         finally:
             run.close(status)
             run.learner.release()
+            stop.release()
             if status != "FAILED":  # or the others would have us ended before we say why
                 accelerator.end_training()
 
@@ -207,6 +208,7 @@ def train(run: Run) -> None:
                     state,
                     steps,
                     meter,
+                    run.faults,
                     on_step,
                 )
             if run.data.selection and (
@@ -226,8 +228,12 @@ def unfinished(config: Config, state: State, steps: int) -> bool:
 
 
 def record(run: Run, meter: Meter) -> dict[str, float]:
-    """Write down what was measured since the last record; returns the figures of training."""
+    """Write down what was measured since the last record; returns the figures of training.
+
+    Raises NotFinite where too many of the steps since then were left out.
+    """
     records = meter.flush(run.accelerator)
+    run.faults.settle()
     rates = (group["lr"] for group in run.learner.optimizer.param_groups)
     records["train"]["lr"] = max(rates)
     if run.tracker:

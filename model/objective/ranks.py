@@ -31,19 +31,15 @@ def extremes(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
 def next_sentences(text: Tensor, mask: Tensor) -> Negatives:
     """The sentence of each pair's successor in the global batch, the first after the last.
 
-    text (B, T, ...), mask (B, T). Row i of rank r of W is row r + W i of the global batch. On one
-    rank the model rolls its batch itself. Reads the ranks' longest sentence on the host.
+    text (B, T, ...), mask (B, T), padded to the same T on every rank, as batches are. Row i of rank
+    r of W is row r + W i of the global batch. On one rank the model rolls its batch itself.
     """
     ranks = world_size()
     if ranks == 1:
         return {}
-    longest = torch.tensor(text.shape[1], device=text.device)
-    dist.all_reduce(longest, dist.ReduceOp.MAX)
-    missing = int(longest) - text.shape[1]
     found = []
     for x in (text, mask):
-        beyond = x.new_zeros(len(x), missing, *x.shape[2:])
-        parts = gather(torch.cat((x.detach(), beyond), 1)).chunk(ranks)  # (B, T, ...) of each rank
+        parts = gather(x.detach()).chunk(ranks)  # (B, T, ...) of each rank
         rank = dist.get_rank()
         first = torch.cat((parts[0][1:], parts[0][:1]))
         found.append(parts[rank + 1] if rank + 1 < ranks else first)

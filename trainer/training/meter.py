@@ -17,9 +17,10 @@ Records = dict[str, dict[str, float]]
 class Meter:
     """Sums over the steps since the last `flush`, without a device copy or collective in between.
 
-    Times are this process's clock. On a GPU, whose kernels run behind it, a part of a step is only
-    what was enqueued in it; whole steps are right, because each looks at its gradient's norm. A
-    slow rank shows in `forward_seconds`: from the losses on, the ranks wait for each other.
+    Times are this process's clock. On a GPU, whose kernels run behind it, a step or a part of it is
+    only what was enqueued in it; what is left to do at a record is waited for there, and counts to
+    the steps before. A slow rank shows in `forward_seconds`: from the losses on, the ranks wait for
+    each other.
     """
 
     def __init__(self, flops_per_pair: float, peak: float) -> None:
@@ -68,6 +69,10 @@ class Meter:
         best window each learned query made; system: figures of each rank, and of each node as its
         first rank sees it. Starts anew.
         """
+        if accelerator.device.type == "cuda":
+            begin = time.perf_counter()
+            torch.cuda.synchronize()
+            self._seconds += time.perf_counter() - begin
         means = {name: total / self._steps for name, total in self._sums.items()}
         usage = means.pop("usage")
         own = self._own_figures(accelerator)

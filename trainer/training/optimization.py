@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model.interface import GroundingModel
 from trainer.config import OptimConfig
@@ -37,7 +37,7 @@ def make_optimizer(model: GroundingModel, config: OptimConfig) -> torch.optim.Op
 
 def _adamw(settings: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
     if config.kernel == "torch":
-        return torch.optim.AdamW(settings, lr=config.lr, fused=torch.cuda.is_available())
+        return torch.optim.AdamW(settings, lr=config.lr, fused=True)
     try:
         from apex.optimizers import FusedAdam
     except ImportError as error:
@@ -46,6 +46,21 @@ def _adamw(settings: list[dict[str, Any]], config: OptimConfig) -> torch.optim.O
             "pip install --no-build-isolation git+https://github.com/NVIDIA/apex"
         ) from error
     return FusedAdam(settings, lr=config.lr, adam_w_mode=True)  # type: ignore[no-any-return]
+
+
+def step_if_finite(optimizer: torch.optim.Optimizer, prepared: Any, norm: Tensor) -> None:
+    """Do a step by `prepared`, which is around `optimizer`, unless the gradient's norm is not
+    finite: then weights, moments, counts and averages stay as they are.
+
+    PyTorch's fused optimizers take that decision on the device, as they take a GradScaler's; for
+    apex's it is read on the host.
+    """
+    if optimizer.defaults.get("fused"):
+        optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
+        prepared.step()
+        del optimizer.found_inf  # type: ignore[attr-defined]
+    elif torch.isfinite(norm):
+        prepared.step()
 
 
 def rate(step: int, epoch: float, epochs: int, config: OptimConfig) -> float:

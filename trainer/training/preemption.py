@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from multiprocessing import forkserver, util
 from types import FrameType, TracebackType
 from typing import TypeVar
@@ -61,12 +62,19 @@ class StopSignals:
     """Notes SIGTERM and SIGINT while it is entered. A second SIGINT interrupts at once.
 
     From the first signal on, `grace` seconds remain to reach the end of a step and save; then the
-    process leaves without.
+    process leaves without. Several ranks make one, together; they ask each other from host to
+    host, so that no answer waits for what a device has yet to do, and wait for one of them for
+    `timeout` seconds.
     """
 
-    def __init__(self, accelerator: Accelerator, grace: float, workers: bool) -> None:
+    def __init__(
+        self, accelerator: Accelerator, grace: float, workers: bool, timeout: float = 600.0
+    ) -> None:
         self._accelerator, self._grace, self._workers = accelerator, grace, workers
         self._received = 0
+        self._hosts: dist.ProcessGroup | None = None
+        if accelerator.num_processes > 1:
+            self._hosts = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
         self._timer: threading.Timer | None = None
 
     def __enter__(self) -> "StopSignals":
@@ -92,6 +100,10 @@ class StopSignals:
         if self._timer:
             self._timer.cancel()
 
+    def release(self) -> None:
+        """Let go of the group of hosts before groups end, as `Learner.release` does."""
+        self._hosts = None
+
     def watch(self, items: Iterable[Item]) -> Iterator[Item]:
         """The items, as many on every rank; raises Stopped on all ranks after the same one."""
         for item in items:
@@ -102,11 +114,11 @@ class StopSignals:
             if number := int(answer):
                 raise Stopped(number)
 
-    def _ask(self) -> tuple[torch.Tensor, dist.Work | None]:
-        answer = torch.tensor(self._received, device=self._accelerator.device)
-        if self._accelerator.num_processes == 1:
-            return answer, None
-        return answer, dist.all_reduce(answer, dist.ReduceOp.MAX, async_op=True)
+    def _ask(self) -> tuple[torch.Tensor | int, dist.Work | None]:
+        if self._hosts is None:
+            return self._received, None
+        answer = torch.tensor(self._received)
+        return answer, dist.all_reduce(answer, dist.ReduceOp.MAX, self._hosts, async_op=True)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT and self._received:

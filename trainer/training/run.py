@@ -19,6 +19,7 @@ from trainer.tracking.prometheus import TrainingMetrics
 from trainer.tracking.tracking import End, Tracker
 from trainer.training import checkpoints
 from trainer.training.checkpoints import Checkpoints, State
+from trainer.training.divergence import Faults
 from trainer.training.meter import Meter
 from trainer.training.optimization import make_optimizer
 from trainer.training.preemption import StopSignals
@@ -74,11 +75,16 @@ class Run:
     learner: Learner
     judge: GroundingModel
     state: State
+    faults: Faults
     checkpoints: Checkpoints
     tracker: Tracker | None
 
     def save(self) -> None:
-        """Checkpoint; training goes on as soon as everything is copied."""
+        """Checkpoint; training goes on as soon as everything is copied.
+
+        Raises NotFinite where too many of the steps since the last record were left out.
+        """
+        self.faults.settle()
         if self.tracker:
             self.state.mlflow_run = self.tracker.run_id
         pause = self.checkpoints.save(self.learner, self.state)
@@ -141,6 +147,7 @@ def resume(
         learner,
         judge,
         state,
+        Faults(accelerator, state, config.optim.skip_not_finite),
         Checkpoints(own, config.checkpoints, dump_config(config), main, begun),
         track(config, data, model, state, watched) if main else None,
     )

@@ -60,7 +60,8 @@ def learn(kind, rows, wrap):
     clip_mask = torch.arange(longest) < CLIPS[rows][:, None]
     wrapped = wrap(model)  # held on to: DDP averages during the backward pass
     word_mask = torch.arange(5) < WORDS[rows][:, None]
-    words = int(WORDS[rows].max())
+    # All ranks pad sentences alike: `next_sentences` asks for it.
+    words = int(WORDS.max()) if config.needs_negatives else int(WORDS[rows].max())
     sentences = text[rows, :words], word_mask[:, :words]
     others = next_sentences(*sentences) if config.needs_negatives else {}
     prediction = wrapped(video[rows, :longest], clip_mask, *sentences, **others)

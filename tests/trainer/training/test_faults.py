@@ -20,15 +20,17 @@ FEW = {"checkpoints.every": 2, "checkpoints.keep": 9}
 
 @pytest.fixture
 def at_step(monkeypatch):
-    """Calls a function when a run begins a step."""
-    original = trainer.training.loop.gradient
+    """Calls functions when a run has the gradient of a step, one for each step."""
+    original, planned = trainer.training.loop.gradient, {}
 
     def install(step, function):
+        planned[step] = function
+
         def changed(learner, criterion, batch, accelerator, config, state):
-            numbers = original(learner, criterion, batch, accelerator, config, state)
-            if state.step == step:
-                function(learner)
-            return numbers
+            measured = original(learner, criterion, batch, accelerator, config, state)
+            if state.step in planned:
+                planned[state.step](learner)
+            return measured
 
         monkeypatch.setattr(trainer.training.loop, "gradient", changed)
 
@@ -207,6 +209,37 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_are_spoi
     assert all(torch.isfinite(w).all() for w in load_file(latest / "weights.safetensors").values())
 
 
+def test_a_step_that_was_left_out_before_a_crash_is_not_forgotten(
+    command, tmp_path, at_step, monkeypatch, capsys
+):
+    """It is said and counted before anything is saved, though no record is due."""
+
+    def crash(_):
+        raise OSError("the machine is gone")
+
+    flags = {**FEW, "optim.skip_not_finite": 1, "optim.averaging": 0.9, "tracking.every": 100}
+    at_step(3, spoil)
+    assert main(command(name="whole", **flags)) == 0
+    at_step(5, crash)
+    with pytest.raises(OSError, match="gone"):
+        main(command(name="crashed", **flags))
+    saved = tmp_path / "runs" / "crashed" / "checkpoints" / "step_00000004" / "state.json"
+    assert json.loads(saved.read_text())["skipped"] == 1
+    monkeypatch.undo()
+    assert main(command(name="crashed", **flags)) == 0
+    assert final(tmp_path / "runs", "crashed") == final(tmp_path / "runs", "whole")
+
+
+def test_the_gradients_after_the_first_that_is_not_finite_are_counted_one_by_one(
+    command, at_step, capsys
+):
+    for step in (4, 5):  # of one record
+        at_step(step, spoil)
+    with pytest.raises(RuntimeError, match="step 5: the gradient is not finite"):
+        main(command(**{"optim.skip_not_finite": 1}))
+    assert "step 4: the gradient is not finite" in capsys.readouterr().out
+
+
 def test_steps_that_are_not_finite_are_left_out_up_to_the_limit(command, tmp_path, at_step, capsys):
     at_step(7, spoil)
     assert main(command(**{"optim.skip_not_finite": 1})) == 0
@@ -220,14 +253,17 @@ def test_losses_and_pairs_that_are_not_finite_are_named(command, monkeypatch):
 
     def poison(batch, parts):
         batch.video[3] = float("inf")
-        poison.qid = batch.annotations[3].qid
+        poison.qids.append(batch.annotations[3].qid)
         return original(batch, parts)
+
+    poison.qids = []
 
     monkeypatch.setattr(trainer.training.loop.PairBatch, "split", poison)
     with pytest.raises(RuntimeError) as caught:
         main(command())
     assert "step 0" in str(caught.value)
-    assert poison.qid in str(caught.value)
+    assert poison.qids[0] in str(caught.value)
+    assert len(poison.qids) == 2  # it is said with the record, after the second step
     assert "l1" in str(caught.value)
 
 
