@@ -179,13 +179,19 @@ def misnamed_windows(path: str | Path) -> list[str]:
     count = 0
     for _, row in iter_rows(path):
         count += 1
-        if isinstance(row, dict) and row.get("relevant_windows") is None:
-            names.update(key for key, value in row.items() if _look_like_windows(value))
+        names.update(names_of_windows(row) if isinstance(row, dict) else ())
     return [
         f"{times} of {count} rows of {path} have {shown(name)} and no 'relevant_windows', which is "
         "what is read: they count as without a window"
         for name, times in names.items()
     ]
+
+
+def names_of_windows(row: dict[str, Any]) -> list[str]:
+    """Keys, in a row without 'relevant_windows', of what looks like them."""
+    if row.get("relevant_windows") is not None:
+        return []
+    return [key for key, value in row.items() if _look_like_windows(value)]
 
 
 def _look_like_windows(value: Any) -> bool:

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.annotations import Known, parse_row
+from data_pipeline.annotations import Known, names_of_windows, parse_row
 from data_pipeline.errors import InputError
 from data_pipeline.rows import row_faults
-from data_pipeline.untrusted import iter_lines, parse_json, plain_name, reading
+from data_pipeline.untrusted import iter_lines, parse_json, plain_name, reading, shown
 
 SPECIAL = 2
 """Tokens that encoders put before and behind a sentence."""
@@ -49,6 +49,8 @@ def check_rows(path: Path, tokens: int) -> Iterator[tuple[int | None, str]]:
 
 def _doubtful(row: dict[str, Any], tokens: int) -> Iterator[str]:
     """What readers take, and whoever wrote the row hardly meant."""
+    for name in names_of_windows(row):
+        yield f"{shown(name)} looks like windows, and 'relevant_windows' is what is read"
     for start, end in row.get("relevant_windows") or ():
         if end < start:
             yield f"window [{start}, {end}] ends before it begins"

@@ -47,6 +47,7 @@ def test_rows_are_written_and_told(tmp_path: Path, capsys: pytest.CaptureFixture
         ({"relevant_windows": [[6, 2]]}, "ends before it begins"),
         ({"relevant_windows": [[2, 2]]}, "is empty"),
         ({"relevant_windows": [[2, 12]]}, "reaches past the video's 10 s"),
+        ({"relevant_windows": None, "windows": [[2, 6]]}, "'windows' looks like windows, and"),
         ({"query": "word " * 80}, "at least 82 tokens, the encoder reads 77"),
         ({"qid": 1}, "qid 1 occurs twice (first on line 1)"),
         ({"duration": 11}, "lasts 11.0 s here"),

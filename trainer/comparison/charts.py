@@ -59,7 +59,7 @@ def interval_chart(title: str, points: Sequence[Point]) -> Chart:
                 y, x=alt.value("width"), text="figure:N"
             ),
             table("told").mark_rect(**UNSEEN).encode(y).add_params(at),
-        ).properties(padding={"right": 44}),
+        ).properties(padding={"right": 44, "bottom": 5}),
         f"{title}. {_spoken(points)}",
         {
             "first": rows[:1],
@@ -68,7 +68,7 @@ def interval_chart(title: str, points: Sequence[Point]) -> Chart:
                 {"y": place, "told": _told(title, point)} for place, point in enumerate(points)
             ],
         },
-        height=ROW * len(points) + 40,
+        height=ROW * len(points) + 45,
         names=[point.name for point in points],
     )
 
