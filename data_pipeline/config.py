@@ -108,7 +108,8 @@ class JobConfig:
         output: folder of the feature set, or its URL in an object store
         split: its name, for the records; default: the name of the output folder
         sharding: which videos share a shard
-        workers: actors that make shards; default: as many as there is room for
+        workers: actors that make shards; default: as many as there is room for. On a cluster that
+            RAY_ADDRESS names, those beyond its room wait until it grows
         threshold: part of the videos that may fail before the job counts as failed
         retry_failed: make shards with failed videos again
     """

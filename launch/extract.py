@@ -10,15 +10,19 @@ from trainer.cli import command, parse_config
 from trainer.config import TrackingConfig
 
 
+UNTRACKED = TrackingConfig(mlflow=False)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Command(ExtractionConfig):
     """Extraction, as the command line asks for it.
 
     Attributes:
-        tracking: where the progress is recorded; default: on the terminal and in summary.json only
+        tracking: where the progress is recorded, MLflow only where it is set to true; by default on
+            the terminal and in summary.json alone
     """
 
-    tracking: TrackingConfig | None = None
+    tracking: TrackingConfig = UNTRACKED
 
 
 @command
@@ -27,7 +31,8 @@ def main(args: Sequence[str] | None = None) -> int:
     config = parse_config(Command, args, __doc__)
     from data_pipeline.extraction.extraction import extract
 
-    return run_job(config, lambda report: extract(config, report), config.tracking)
+    tracking = None if config.tracking == UNTRACKED else config.tracking
+    return run_job(config, lambda report: extract(config, report), tracking)
 
 
 if __name__ == "__main__":

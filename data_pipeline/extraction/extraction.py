@@ -1,5 +1,7 @@
 """How does a folder of videos become features, on one machine or a cluster?"""
 
+import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -22,6 +24,8 @@ from data_pipeline.video.names import find_video
 
 LOOKED_FOR = 20
 """Annotated videos that are looked for before tars are suspected."""
+
+LOG = logging.getLogger(__name__)
 
 
 def extract(
@@ -76,22 +80,34 @@ def _check_loose(folder: str | Path, annotations: Sequence[Annotation]) -> None:
 
 
 def _workers(config: ExtractionConfig, decoding: Decoding) -> Workers:
-    """As many encoders, each with its decoders, as the cluster has room for."""
+    """As many encoders, each with its decoders, as the cluster has room for.
+
+    On a cluster that is not ours as many as are asked for: those that find no room wait until nodes
+    come, and what waits is what an autoscaler adds nodes for.
+    """
+    asked = config.workers if os.environ.get("RAY_ADDRESS") else None
     cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     cpus, gpus = int(cluster.get("CPU", 0)), cluster.get("GPU", 0.0)
     if config.gpus:
         room = int(gpus / config.gpus)
-        if room < 1:
-            raise InputError("gpus: too few are known to Ray; set gpus to 0 or start Ray with them")
-        size = min(config.workers or room, room)
+        if room < 1 and not asked:
+            raise InputError(
+                "gpus: too few are known to Ray; set gpus to 0 or start Ray with them (on a "
+                "cluster that grows, set workers)"
+            )
+        size = asked or min(config.workers or room, room)
         decoders = config.decoders or max(1, cpus // size - 1)
         decoder_cpus = 1.0
     else:
         # An encoder that computes on a processor has its decoders beside it: what they take of the
         # processor it would else spend on decoding itself, so they are not counted.
         room = max(1, cpus)
-        size = min(config.workers or room, room)
+        size = asked or min(config.workers or room, room)
         decoders, decoder_cpus = config.decoders or 1, 0.0
+    if size > room:
+        LOG.warning(
+            "Ray has room for %d of %d encoders; the others wait until it grows", room, size
+        )
     arguments = (
         *(config.encoder, decoding, decoders, decoder_cpus, config.output),
         config.captions,

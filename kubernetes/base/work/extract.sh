@@ -12,5 +12,5 @@ for split in $SPLITS; do
         --annotations "$ANNOTATIONS/$split.jsonl" --videos "$VIDEOS" \
         --output "$FEATURES/$split" --split "$split" \
         ${ENCODERS:+--workers "$ENCODERS"} ${DECODERS:+--decoders "$DECODERS"} \
-        ${METRICS:+--tracking.mlflow false --tracking.prometheus "$METRICS"}
+        ${METRICS:+--tracking.prometheus "$METRICS"}
 done

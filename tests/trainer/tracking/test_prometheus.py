@@ -15,9 +15,11 @@ from data_pipeline.config import JobConfig
 from data_pipeline.errors import InputError
 from data_pipeline.extraction.job import Progress
 from data_pipeline.extraction.pool import Seconds
+from launch.extract import UNTRACKED, Command
 from launch.job_report import run_job
 from tests.launch.test_job_report import SUMMARY
 from trainer import experiment
+from trainer.cli import parse_config
 from trainer.config import TrackingConfig
 from trainer.main import main
 from trainer.tracking.prometheus import ExtractionMetrics, TrainingMetrics, offered
@@ -197,3 +199,15 @@ def test_any_number_of_times_an_address_is_given_back() -> None:
         with offered(ExtractionMetrics("val").registry, f"127.0.0.1:{port}") as got:
             assert got == port
             assert ask(port)
+
+
+@pytest.mark.parametrize(("words", "tracked"), [((), False), (("--tracking.mlflow=true",), True)])
+def test_flags_beside_a_file_say_where_an_extraction_is_watched(
+    words: tuple[str, ...], tracked: bool
+) -> None:
+    file = Path(__file__).parents[3] / "configs/extract/quickstart.yaml"
+    given = ["--config", str(file), "--videos=v", "--output=o"]
+    assert parse_config(Command, given).tracking == UNTRACKED
+    given += ["--tracking.prometheus", "127.0.0.1:9400", *words]
+    tracking = parse_config(Command, given).tracking
+    assert (tracking.prometheus, tracking.mlflow) == ("127.0.0.1:9400", tracked)
