@@ -9,7 +9,6 @@ from launch.job_report import run_job
 from trainer.cli import command, parse_config
 from trainer.config import TrackingConfig
 
-
 UNTRACKED = TrackingConfig(mlflow=False)
 
 
