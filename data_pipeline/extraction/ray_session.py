@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -69,15 +70,21 @@ def ray_session(cpus: int | None = None) -> Iterator[Watch]:
             for name, value in WORKER_ENVIRONMENT.items():
                 os.environ.setdefault(name, value)
             _start(cpus, stack.enter_context(_folder()))
-        if threading.current_thread() is threading.main_thread():
-            # Ray's own handler ends its processes under a driver that still talks to them, which
-            # aborts; a job that unwinds ends them itself, below.
-            signal.signal(signal.SIGTERM, terminate)
+        # Ray's own handler ends its processes under a driver that still talks to them, which
+        # aborts; a job that unwinds ends them itself, below.
+        _handle(terminate)
         with _watch() as watch:
             try:
                 yield watch
             finally:
                 ray.shutdown()  # watched too: it may wait for what is lost
+                _handle(terminate)  # Ray leaves none
+
+
+def _handle(terminate: Any) -> None:
+    """Have SIGTERM handled as it was, where that can be said."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)
 
 
 def _watch() -> AbstractContextManager[Watch]:

@@ -40,6 +40,8 @@ PERIOD = 1.0
 """Seconds between two looks."""
 REFUSALS = 5
 """Looks in a row without an answer after which the head counts as gone."""
+NOTICE = 5.0
+"""Seconds within which `ray start --block` ends after one of its processes."""
 STOP = 30.0
 """Seconds that Ray's processes may take to end."""
 
@@ -68,7 +70,7 @@ def main(args: list[str] | None = None) -> int:
     with folder(ours.rank) as place:
         if ours.rank == 0:
             return lead(ours, words, place, stop)
-        follow(ours, place)
+        follow(ours, place, stop)
     return 0
 
 
@@ -97,13 +99,18 @@ def lead(ours: Part, words: list[str], place: str, stop: Stop) -> int:
             stop.command.terminate()
         while (code := stop.command.poll()) is None and head.poll() is None:
             time.sleep(PERIOD)
-        lost = code is None
-        if lost:
-            print("error: Ray's head has ended under the command", file=sys.stderr, flush=True)
+        if code:  # perhaps because the head has just died, which is noticed in a moment
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                head.wait(NOTICE)
+        lost = code != 0 and head.poll() is not None
+        if code is None:
             end(stop.command)
     if stop.asked and code != 0:
         return EXIT_PREEMPTED
-    return EXIT_LOST if lost else as_shells_report(stop.command.returncode)
+    if lost:
+        print("error: Ray's head has ended under the command", file=sys.stderr, flush=True)
+        return EXIT_LOST
+    return as_shells_report(stop.command.returncode)
 
 
 def all_there(nodes: int, head: "subprocess.Popen[bytes]", stop: Stop) -> bool:
@@ -116,14 +123,18 @@ def all_there(nodes: int, head: "subprocess.Popen[bytes]", stop: Stop) -> bool:
         if stop.asked or head.poll() is not None or time.monotonic() > latest:
             return False
         time.sleep(PERIOD)
-    with ray_session():
-        while (there := alive()) < nodes:
-            if stop.asked or head.poll() is not None:
-                return False
-            if time.monotonic() > latest:
-                print(f"warning: {there} of {nodes} nodes have joined Ray; they go on alone")
-                break
-            time.sleep(PERIOD)
+    try:
+        with ray_session():
+            while (there := alive()) < nodes:
+                if stop.asked or head.poll() is not None:
+                    return False
+                if time.monotonic() > latest:
+                    print(f"warning: {there} of {nodes} nodes have joined Ray; they go on alone")
+                    break
+                time.sleep(PERIOD)
+    except (InputError, ray.exceptions.RayError) as error:  # it has ended since
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return False
     print(f"Ray: {there} nodes, {os.environ['RAY_ADDRESS']}", flush=True)
     return True
 
@@ -134,11 +145,11 @@ def alive() -> int:
     return sum(node["Alive"] for node in nodes)
 
 
-def follow(ours: Part, place: str) -> None:
+def follow(ours: Part, place: str, stop: Stop) -> None:
     """Belong to the head's Ray until it is gone. What becomes of the job is the head's to say."""
     latest = time.monotonic() + ARRIVAL
     while refusal(os.environ["RAY_ADDRESS"]):
-        if time.monotonic() > latest:
+        if stop.asked or time.monotonic() > latest:
             print(f"node {ours.rank}: Ray's head does not answer", file=sys.stderr)
             return
         time.sleep(PERIOD)

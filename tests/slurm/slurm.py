@@ -63,14 +63,15 @@ class Slurm:
     """The cluster, for as long as a `with` statement lasts; then all of it is gone."""
 
     def __init__(self, work: Path, nodes: int) -> None:
-        self._work = work.resolve()
+        self.work = work.resolve()
         self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
         self._network = Network()
         self._hosts: dict[str, Host] = {}
 
     def __enter__(self) -> "Slurm":
         for name in ("munge", "state", *(f"spool-{node}" for node in self.nodes)):
-            (self._work / name).mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(self.work / name, ignore_errors=True)  # of a cluster before
+            (self.work / name).mkdir(parents=True)
         self._network.__enter__()
         try:
             self._hosts = {"controller": self._network.hub}
@@ -91,19 +92,19 @@ class Slurm:
 
     def _configure(self) -> None:
         """The files that the hosts read: Slurm's, and each other's names."""
-        lines = [CONFIGURATION.format(work=self._work, controller=self._network.hub.address)]
+        lines = [CONFIGURATION.format(work=self.work, controller=self._network.hub.address)]
         lines += [
             f"NodeName={name} NodeAddr={self._hosts[name].address} CPUs={CPUS} "
             "RealMemory=16000 Gres=gpu:1\n"
             for name in self.nodes
         ]
-        (self._work / "slurm.conf").write_text("".join(lines))
-        (self._work / "gres.conf").write_text("Name=gpu File=/dev/null\n")
+        (self.work / "slurm.conf").write_text("".join(lines))
+        (self.work / "gres.conf").write_text("Name=gpu File=/dev/null\n")
         names = "".join(f"{host.address} {name}\n" for name, host in self._hosts.items())
-        (self._work / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
+        (self.work / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
 
     def _munge(self) -> None:
-        folder = self._work / "munge"
+        folder = self.work / "munge"
         key = folder / "key"
         key.write_bytes(os.urandom(64))
         for path, mode in ((folder, 0o700), (key, 0o600)):
@@ -126,7 +127,7 @@ class Slurm:
         self._network.cut(self._hosts[name])
 
     def _daemon(self, name: str, words: list[str]) -> None:
-        with open(self._work / "daemons.log", "ab") as log:
+        with open(self.work / "daemons.log", "ab") as log:
             subprocess.Popen(
                 self._on(name, words),
                 env=self.environment,
@@ -145,7 +146,7 @@ class Slurm:
             *("nsenter", f"--net=/run/netns/{self._hosts[name].name}"),
             *("unshare", "--uts", "--mount", "sh", "-c"),
             f'hostname {name} && mount --bind "$0" /etc/hosts && exec "$@"',
-            *(str(self._work / "hosts"), *words),
+            *(str(self.work / "hosts"), *words),
         ]
 
     @property
@@ -154,7 +155,7 @@ class Slurm:
         kept = {k: v for k, v in os.environ.items() if not re.match("SLURM|SBATCH|PET_|RAY_", k)}
         here = str(Path(sys.executable).parent)
         return kept | {
-            "SLURM_CONF": str(self._work / "slurm.conf"),
+            "SLURM_CONF": str(self.work / "slurm.conf"),
             "PATH": os.pathsep.join([here, os.environ["PATH"]]),
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
@@ -167,7 +168,7 @@ class Slurm:
             capture_output=True,
             text=True,
             env=self.environment | further,
-            cwd=self._work,
+            cwd=ROOT,
         )
         if done.returncode:
             raise RuntimeError(f"{' '.join(words)}: {done.stderr}")
@@ -191,5 +192,5 @@ class Slurm:
         end = time.monotonic() + limit
         while not until():
             if time.monotonic() > end:
-                raise RuntimeError(f"not within {limit:.0f} s; see {self._work}")
+                raise RuntimeError(f"not within {limit:.0f} s; see {self.work}")
             time.sleep(0.2)
