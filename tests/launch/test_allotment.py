@@ -89,7 +89,8 @@ def test_jobs_at_the_same_time_have_ports_of_their_own_below_those_that_linux_gi
 
 
 def test_statuses_mean_on_slurm_what_they_mean_in_the_manifests() -> None:
-    runtime = yaml.safe_load((ROOT / "kubernetes/base/runtime/runtime.yaml").read_text())
+    [file] = (ROOT / "kubernetes").glob("components/training/runtime.yaml")
+    runtime = yaml.safe_load(file.read_text())
     jobset = runtime["spec"]["template"]["spec"]
     job = jobset["replicatedJobs"][0]["template"]["spec"]
     named = {
