@@ -100,6 +100,9 @@ def _copy(
         kept = [picture, *islice((s for s in source.streams.audio if s.codec_context), 1)]
         if video.listing.jumps or any(s.codec_context.name not in codecs for s in kept):
             return False
+        coded = float(picture.codec_context.sample_aspect_ratio or 1)
+        if abs(coded / video.listing.aspect - 1) > 0.01:
+            return False  # the container alone knows the shape, which is not copied
         source.seek(int((begin + 1e-3) / picture.time_base), stream=picture, backward=True)
         with _mp4(path, output) as sink:
             streams = {s.index: sink.add_stream_from_template(s) for s in kept}

@@ -1,5 +1,6 @@
 """A cut-out clip shows what the source showed at that time, copied or encoded."""
 
+import struct
 from pathlib import Path
 
 import av
@@ -198,6 +199,18 @@ def test_a_clip_keeps_the_shape_of_pixels_that_are_not_square(tmp_path: Path) ->
         assert cut(film, start, start + 0.5, tmp_path / "part.mp4") == how
         info = probe(tmp_path / "part.mp4")
         assert (info.width, info.height) == (102, 58)
+
+
+def test_a_clip_keeps_the_shape_that_the_container_alone_knows(tmp_path: Path) -> None:
+    film = write_wide_pixels(tmp_path / "film.mp4")
+    data = bytearray(film.read_bytes())
+    place = data.index(b"pasp") + 4
+    data[place : place + 8] = struct.pack(">II", 2, 1)
+    film.write_bytes(data)
+    for start in (0.0, 0.5):
+        cut(film, start, start + 0.5, tmp_path / "part.mp4")
+        info = probe(tmp_path / "part.mp4")
+        assert (info.width, info.height) == (144, 58)
 
 
 def test_a_clip_of_a_trimmed_video_shows_what_the_video_shows(tmp_path: Path) -> None:
