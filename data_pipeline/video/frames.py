@@ -14,7 +14,7 @@ from typing import Any
 import av
 import numpy as np
 
-from data_pipeline.video.packets import JUMP, NOT_CODED, Packets, fed, may_jump
+from data_pipeline.video.packets import JUMP, NOT_CODED, STILL, Packets, fed, may_jump
 
 Damage = tuple[tuple[float, float], ...]
 """Seconds from and to, in order of time and apart from each other."""
@@ -122,7 +122,7 @@ def list_by_decoding(
         for place, number in enumerate(shown):
             given[number].pts = round(place / rate / base)
     jump = JUMP / base if may_jump(container) else math.inf
-    clock = _Clock(given, shown, jump, BACK / base)
+    clock = _Clock(given, shown, jump, BACK / base, STILL / base)
     if clock.times and not 0 <= clock.times[0] - packets.begin / base <= jump:
         packets.begin = clock.times[0] * base  # the container took what comes late for the first
     begin = packets.begin
@@ -142,15 +142,18 @@ class _Clock:
 
     given: the packets; shown: the numbers of those that frames came in, in the order in which they
     are shown. A clock that goes back by more than `back` has begun anew, as where recordings are
-    joined; one that goes on by more than `jump` has jumped. From there time goes on as before.
+    joined; one that goes on by more than `jump` has jumped. From there time goes on as before. A
+    single frame of which nothing tells how long it is shown lasts for `still`.
     """
 
     def __init__(
-        self, given: Sequence[_Given], shown: Sequence[int], jump: float, back: float
+        self, given: Sequence[_Given], shown: Sequence[int], jump: float, back: float, still: float
     ) -> None:
         self._given, self._jump, self._back = given, jump, back
         self._lasting = any(packet.duration for packet in given)
         self._step = statistics.median(packet.duration for packet in given) if given else 0.0
+        if len(given) == 1:
+            self._step = self._step or still
         self._parts: list[tuple[int, float]] = [(0, 0.0)]  # packets from this one on are later by
         stamps = [given[number].pts for number in shown]
         decoded = [packet.dts for packet in given]

@@ -28,6 +28,9 @@ NOT_CODED = 19
 _PARAMETERS = 512
 """Bytes at the beginning of a key frame's packet in which H.264's parameters are looked for."""
 
+STILL = 0.04
+"""Seconds that a single frame is shown of which no length is known."""
+
 JUMP = 10.0
 """Seconds from frame to frame that are a jump where a container's clock may jump, as in FFmpeg."""
 
@@ -104,7 +107,8 @@ class Packets:
         if any(shown[0] < stamp < shown[-1] for stamp in self._discarded):
             self.doubt = self.doubt or "discarded packets between those shown"
         if self.end == shown[-1]:  # no durations: the last frame lasts as long as the others
-            self.end += (shown[-1] - shown[0]) // (len(shown) - 1) if len(shown) > 1 else 0
+            count = len(shown) - 1
+            self.end += (shown[-1] - shown[0]) // count if count else round(STILL / base)
 
 
 def read_packets(container: Any, stream: Any, bear: bool) -> Packets:

@@ -291,6 +291,15 @@ def test_a_file_that_ends_before_its_parts_do_is_refused_or_told(
     assert 2 < video.info.duration < 5
 
 
+@pytest.mark.parametrize("name", ["v.ts", "v.flv", "v.avi", "v.mkv", "v.nut"])
+def test_a_single_frame_is_a_video(tmp_path: Path, make_video: MakeVideo, name: str) -> None:
+    codec = "mpeg4" if name == "v.avi" else "libx264"
+    video = VideoFile(make_video(tmp_path / name, 1, 25, codec=codec))
+    assert video.info.duration == pytest.approx(0.04)
+    ((clip,),) = video.clips(2.0, 1, 16)
+    assert number_of(clip) == 0
+
+
 def test_pixels_need_not_be_square(tmp_path: Path) -> None:
     for container in ("mp4", "mkv", "ts", "avi"):
         info = probe(write_wide_pixels(tmp_path / f"v.{container}"))
