@@ -31,6 +31,19 @@ training=(--config "$EXPERIMENT" --runs "$RUNS" --name "$RUN"
     --data.train "$FEATURES/$TRAIN" --data.selection "$FEATURES/$SELECTION"
     --data.report "$FEATURES/$REPORT" "$@")
 
+check() {  # MODULE CLASS FLAGS… : refuse a mistaken setting now, not when the extraction is done
+    python -c "
+import sys
+from trainer.cli import command, parse_config
+from $1 import $2 as schema
+sys.exit(command(lambda args: parse_config(schema, args) and 0)(sys.argv[1:]))" "${@:3}"
+}
+if python -c "import jsonargparse" 2> /dev/null; then  # not where the packages are in a container
+    check launch.extract Command --config "$EXTRACTION" --videos "$VIDEOS" \
+        --annotations "$ANNOTATIONS/$TRAIN.jsonl" --output "$FEATURES/$TRAIN"
+    check trainer.config Config "${training[@]}"
+fi
+
 submit() {  # NAME FLAGS… : submit a job that is cancelled if what it waits for fails; its number
     local name=$1 number
     number=$(sbatch --parsable --kill-on-invalid-dep=yes --job-name="$name" "${@:2}") || return

@@ -236,6 +236,16 @@ def test_a_pipeline_without_its_annotations_submits_nothing(slurm, noted, data: 
     assert noted("sbatch") == []
 
 
+def test_a_pipeline_with_a_mistaken_setting_submits_nothing(slurm, noted, data: Path) -> None:
+    for words in (["--epohcs", "2"], ["--data.batch_size", "0"]):
+        process = slurm("pipeline.sh", *words, says={"sbatch": SUBMITTED}, ANNOTATIONS=str(data))
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert said.startswith("error: ")
+        assert said.count("\n") == 1
+    assert noted("sbatch") == []
+
+
 def test_a_pipeline_stops_at_the_first_job_that_is_refused(slurm, noted, data: Path) -> None:
     process = slurm("pipeline.sh", says={"sbatch": "exit 1"}, ANNOTATIONS=str(data))
     process.communicate(timeout=60)
