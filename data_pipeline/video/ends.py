@@ -107,13 +107,17 @@ def _ebml(file: IO[bytes], size: int) -> int | None:
         head = file.read(12)
         identity = 9 - head[0].bit_length()  # leading zeros tell how long a number is
         length = 9 - head[identity].bit_length() if identity < min(len(head), 5) else 9
-        if length > 8:
+        if length > 8 or head[:identity] not in _OUTERMOST:
             return None
         value = int.from_bytes(head[identity : identity + length], "big") - (1 << 7 * length)
         if value == (1 << 7 * length) - 1:  # not known when it was written
             return None
         place += identity + length + value
     return place
+
+
+_OUTERMOST = (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\xec")
+"""Matroska's header, its segment, and what is left void; what else follows was never a part."""
 
 
 def _asf(file: IO[bytes], size: int) -> int | None:

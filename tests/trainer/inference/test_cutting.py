@@ -94,6 +94,9 @@ def test_an_encoded_part_keeps_the_colours(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     assert cut(tmp_path / name, 0.55, 1.5, tmp_path / "part.mp4") == "encoded"
+    with av.open(str(tmp_path / "part.mp4")) as part:
+        told = next(part.decode(video=0)).colorspace
+    assert told in ({5, 6} if colours is None or colours[0] == 5 else {colours[0]})
     for path in (tmp_path / name, tmp_path / "part.mp4"):
         (clip,) = VideoFile(path).clips(0.5, 1, 32, 0.0, 0.5)
         assert clip.mean((0, 1, 2, 3)) == pytest.approx((200, 60, 30), abs=4), path.name
