@@ -42,7 +42,7 @@ def main() -> int:
     parser.add_argument("--videos", type=int, default=20, help="videos of the quick start")
     parser.add_argument("--epochs", type=int, default=40, help="of a training that is disturbed")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds of one wait")
-    parser.add_argument("what", nargs="*", choices=WHAT, default=WHAT)
+    parser.add_argument("what", nargs="*", choices=WHAT)
     given = parser.parse_args()
     if why := missing():
         raise SystemExit(f"error: {why}")
@@ -51,7 +51,7 @@ def main() -> int:
     make_videos(work / "data", given.videos)
     weights = set()
     with Slurm(work / "slurm", nodes=3) as slurm:
-        for what in [each for each in WHAT if each in given.what]:
+        for what in [each for each in WHAT if each in (given.what or WHAT)]:
             began = time.monotonic()
             if what in DISTURBANCES:
                 told = train(slurm, what, given.epochs, given.limit)
