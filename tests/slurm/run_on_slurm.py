@@ -42,8 +42,10 @@ def main() -> int:
     parser.add_argument("--videos", type=int, default=20, help="videos of the quick start")
     parser.add_argument("--epochs", type=int, default=40, help="of a training that is disturbed")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds of one wait")
-    parser.add_argument("what", nargs="*", choices=WHAT)
+    parser.add_argument("what", nargs="*", default=WHAT, help=", ".join(WHAT))
     given = parser.parse_args()
+    if unknown := set(given.what) - set(WHAT):
+        parser.error(f"{', '.join(sorted(unknown))}: choose from {', '.join(WHAT)}")
     if why := missing():
         raise SystemExit(f"error: {why}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the daemons end with us
@@ -51,7 +53,7 @@ def main() -> int:
     make_videos(work / "data", given.videos)
     weights = set()
     with Slurm(work / "slurm", nodes=3) as slurm:
-        for what in [each for each in WHAT if each in (given.what or WHAT)]:
+        for what in [each for each in WHAT if each in given.what]:
             began = time.monotonic()
             if what in DISTURBANCES:
                 told = train(slurm, what, given.epochs, given.limit)
