@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.errors import InputError
-from launch.node import node_flags
+from launch.node import main, node_flags
 
 ROOT = Path(__file__).resolve().parents[2]
 TWO_NODES = {
@@ -111,3 +111,22 @@ def test_sigterm_reaches_the_processes_and_ends_it_as_preempted(
     process.communicate(timeout=100)
     assert process.returncode == os.EX_TEMPFAIL
     assert len(list(tmp_path.glob("saved*"))) == processes
+
+
+@pytest.mark.parametrize(("status", "in_a_step"), [(76, 1), (75, 75), (2, 2), (-9, 137)])
+def test_of_a_slurm_step_a_node_that_lost_the_others_says_less_than_the_one_that_says_why(
+    status: int, in_a_step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """srun reports the largest status of its tasks."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+    def launch(_: object) -> None:
+        failure = ProcessFailure(local_rank=0, pid=1, exitcode=status, error_file="")
+        raise ChildFailedError("trainer", {0: failure})
+
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", launch)
+    for name, value in TWO_NODES.items():
+        monkeypatch.setenv(name, value)
+    assert main(["trainer/main.py"]) == (status if status > 0 else 137)
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    assert main(["trainer/main.py"]) == in_a_step

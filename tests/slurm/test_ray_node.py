@@ -16,6 +16,8 @@ from launch.allotment import PORTS, first_port
 pytest.importorskip("ray")
 ROOT = Path(__file__).resolve().parents[2]
 JOB = 1_000_000 + os.getpid() % 1_400
+METRICS = {first_port(JOB) + 9, first_port(JOB) + 10}
+"""Where Ray's last processes to start tell their metrics: by themselves always at 44217 and 44227."""
 COMMAND = """
 import pathlib, ray, sys, time
 ray.init()
@@ -85,7 +87,10 @@ def test_the_command_runs_on_the_jobs_own_ray_and_its_end_is_told(
     folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"sdst-ray-{JOB}-0"
     assert folder.is_dir()
     assert "'CPU': 3.0" in (tmp_path / "ready").read_text()
-    ports = listening(process)
+    end = time.monotonic() + 60
+    while not (ports := listening(process)) >= METRICS:
+        assert time.monotonic() < end, ports
+        time.sleep(0.2)
     assert first_port(JOB) in ports
     assert ports <= set(range(first_port(JOB), first_port(JOB) + PORTS))
     if ending == "by itself":
