@@ -17,7 +17,7 @@ pytest.importorskip("ray")
 ROOT = Path(__file__).resolve().parents[2]
 JOB = 1_000_000 + os.getpid() % 1_400
 METRICS = {first_port(JOB) + 9, first_port(JOB) + 10}
-"""Where Ray's last processes to start tell their metrics: by themselves always at 44217 and 44227."""
+"""Where Ray's last processes tell their metrics: by themselves always at 44217 and 44227."""
 COMMAND = """
 import pathlib, ray, sys, time
 ray.init()
