@@ -26,7 +26,7 @@ from trainer.inference.calibration import AS_IT_IS
 from trainer.inference.pretrained import CONFIG, WEIGHTS, Export, check_seal, find_model
 from trainer.judging import baselines
 from trainer.judging.evaluation import Rows, predict_split, score, withheld, write_predictions
-from trainer.judging.results import coverage, print_result, write_result
+from trainer.judging.results import coverage, found_from, print_result, write_result
 from trainer.judging.submission import (
     MEMBERS,
     are_qvhighlights,
@@ -68,6 +68,7 @@ def evaluate_checkpoint(config: Config, checkpoint: Path, dump: bool) -> None:
     model = build(config.model)
     checkpoints.load_weights(weights, model)
     model.to(accelerator.device)
+    calibration = export.calibration if export else AS_IT_IS
     predicted: dict[str, tuple[Rows, list[Annotation]]] = {}
     for name, split in splits.items():
         rows, annotations = predict_split(
@@ -76,11 +77,12 @@ def evaluate_checkpoint(config: Config, checkpoint: Path, dump: bool) -> None:
             accelerator,
             split.features.provenance.clip_length,
             config.eval.postprocess,
-            export.calibration if export else AS_IT_IS,
+            calibration,
         )
         predicted[name] = rows, annotations
         if accelerator.is_main_process:
             origin = _provenance(config, checkpoint, weights, export, split, len(rows))
+            origin |= found_from(config, calibration)
             _score(folder / name, split.features, rows, annotations, config, origin, console)
     # What another model's scripts would have written is not held to what is right here.
     judged = None if config.eval.postprocess.original == "none" else faults

@@ -23,7 +23,14 @@ from trainer.judging.evaluation import (
     withheld,
     write_predictions,
 )
-from trainer.judging.results import coverage, export, print_result, write_queries, write_result
+from trainer.judging.results import (
+    coverage,
+    export,
+    found_from,
+    print_result,
+    write_queries,
+    write_result,
+)
 from trainer.metrics import HEADLINES
 from trainer.pictures.report import write_report
 from trainer.tracking.tracking import KEPT
@@ -120,11 +127,17 @@ def finish(run: Run, console: Console) -> None:
         if withheld(annotations):
             console.print(f"{data.report.features.folder}: ground truth withheld, no scores")
         else:
-            report(run, data.report, rows, annotations, console)
+            told = found_from(config, described.calibration)
+            report(run, data.report, rows, annotations, told, console)
 
 
 def report(
-    run: Run, split: PairStream, rows: Rows, annotations: list[Annotation], console: Console
+    run: Run,
+    split: PairStream,
+    rows: Rows,
+    annotations: list[Annotation],
+    told: dict[str, str],
+    console: Console,
 ) -> None:
     """Write, show and track the scores of the report split; for the main process only."""
     config, folder = run.config, run.config.folder
@@ -138,7 +151,8 @@ def report(
             for name, theirs in others.items()
         },
         "provenance": provenance(config, run.data.train.features)
-        | {"queries": coverage(split, len(rows))},
+        | {"queries": coverage(split, len(rows))}
+        | told,
         "trainable_parameters": trainable_parameters(run.judge),
     }
     write_result(folder, result)

@@ -49,6 +49,13 @@ def export(
     checkpoints.export(config.folder / "model", model, dump_config(description))
 
 
+def found_from(config: Config, calibration: Calibration) -> dict[str, str]:
+    """From where on something counts as found, and who said so; nothing of other models."""
+    if not config.model.existence:
+        return {}
+    return {"found": f"from {calibration.threshold:.4f} on; calibrated on {calibration.fitted}"}
+
+
 def write_result(folder: Path, result: dict[str, Any]) -> None:
     """Write metrics.json, which makes a run a finished one."""
     write_text(folder / "metrics.json", json.dumps(result, indent=2))

@@ -1,9 +1,14 @@
-"""How good is a run at every threshold? Recall over the overlap, precision over recall."""
+"""How good is a run at every threshold, and are its probabilities what comes true?"""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.annotations import Annotation
+from data_pipeline.untrusted import iter_rows
+from trainer.metrics.existence import reliability, window_scores
+from trainer.metrics.rows import EXISTENCE
 from trainer.pictures.charts import Chart, Series, line_chart
 from trainer.pictures.examples import Pair
 from trainer.pictures.timeline import Timeline, iou
@@ -32,6 +37,29 @@ def precision_chart(pairs: Sequence[Pair]) -> Chart | None:
     series = [Series(f"IoU {at}", _precision(pairs, at)) for at in FOUND_AT]
     title = "Precision over recall"
     return line_chart(title, "recall, %", "precision, %", series, y_range=(0.0, 100.0))
+
+
+def reliability_chart(path: Path, annotations: Sequence[Annotation]) -> Chart | None:
+    """How often comes true what a probability says (Guo et al. 2017), by bins of probability.
+
+    None unless every row of the predictions in `path` judges existence.
+    """
+    rows = {str(row["qid"]): row for _, row in iter_rows(path)} if path.is_file() else {}
+    told = [a for a in annotations if a.windows is not None and str(a.qid) in rows]
+    given = [rows[str(annotation.qid)] for annotation in told]
+    if not told or any(row.get(EXISTENCE) is None for row in given):
+        return None
+    shown = np.array([bool(annotation.windows) for annotation in told])
+    judged = {
+        "the video shows it": (np.array([float(row[EXISTENCE]) for row in given]), shown),
+        "the first window is right": window_scores(given, told),
+    }
+    series = [Series("as sure as right", [(0.0, 0.0), (100.0, 100.0)])]
+    for name, (probabilities, so) in judged.items():
+        points, _ = reliability(probabilities, so)
+        series.append(Series(name, [(100 * said, 100 * true) for said, true in points]))
+    title = "Reliability"
+    return line_chart(title, "probability, %", "came true, %", series, y_range=(0.0, 100.0))
 
 
 def _best(line: Timeline, first: int) -> float:

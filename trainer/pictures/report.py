@@ -11,7 +11,7 @@ from trainer.metrics.bootstrap import LEVEL, few_videos, intervals
 from trainer.metrics.kinds import Row, by_kind, in_order
 from trainer.metrics.storage import read_evaluation
 from trainer.pictures.charts import Chart, Series, line_chart
-from trainer.pictures.curves import precision_chart, recall_chart
+from trainer.pictures.curves import precision_chart, recall_chart, reliability_chart
 from trainer.pictures.examples import Pair, draw_example, evenly_spaced, pair_up
 from trainer.pictures.pages import write_page
 from trainer.pictures.timeline import clock
@@ -66,6 +66,10 @@ def write_report(
                 [
                     ("Recall over IoU", recall_chart(pairs)),
                     ("Precision over recall", precision_chart(pairs)),
+                    (
+                        RELIABILITY,
+                        reliability_chart(run_folder / "predictions.jsonl", annotations),
+                    ),
                 ]
             ),
             worst=[draw_example(rank, pair, videos) for rank, pair in ranked[-WORST:][::-1]],
@@ -159,6 +163,7 @@ def _listed(rank: int, pair: Pair) -> dict[str, Any]:
 # Curves
 
 
+RELIABILITY = "Reliability"
 Titled = tuple[str, Chart]
 
 
