@@ -51,7 +51,7 @@ def carry_out(config: Config) -> int:
             on_main(accelerator, lambda: check_metric(selection, config))
         holding.enter_context(held(config, accelerator))
         if accelerator.is_main_process:
-            for line in doubts_of(data.train.features):
+            for line in doubts_of(data.train.features, config.model.existence):
                 CONSOLE.print(f"warning: {line}", style="yellow")
         watched = holding.enter_context(watchable(config, accelerator, data))
         run = resume(config, accelerator, data, stop, CONSOLE, watched)

@@ -1,14 +1,15 @@
 """How sure is a model, in numbers that mean the same for every video and every sentence?
 
-    existence := sigmoid(scale * logit + offset)          the video shows what is said
-    score     := existence * sigmoid(scale' * log-odds of the confidence + offset')
+    existence := sigmoid(scale * logit + best * log-odds of the best window + offset)
+    score     := existence * sigmoid(scale' * log-odds of the window + offset')
 
+Log-odds are those of windows' confidences: that nothing in the video fits well says something, too.
 Scales and offsets are fitted on a split that the model was not trained on (Platt 1999; temperature
 scaling, Guo et al. 2017, with an offset). So a score is the probability that the video shows it and
 that this window overlaps it by half or more: windows of different videos can be ranked together.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,8 @@ class Calibration:
 
     Attributes:
         existence_scale: factor on the logit of existence; 1 / temperature
-        existence_offset: what is added to that
+        existence_best: factor on the log-odds of the best window's confidence, added to that
+        existence_offset: what is added to both
         window_scale: factor on the log-odds of a window's confidence
         window_offset: what is added to that
         threshold: of existence, below which something is not found in a video
@@ -37,6 +39,7 @@ class Calibration:
     """
 
     existence_scale: float = 1.0
+    existence_best: float = 0.0
     existence_offset: float = 0.0
     window_scale: float = 1.0
     window_offset: float = 0.0
@@ -47,8 +50,8 @@ class Calibration:
         numbers = [value for value in asdict(self).values() if isinstance(value, float)]
         if not np.isfinite(numbers).all():
             raise ValueError("calibration must hold finite numbers")
-        if not (self.existence_scale > 0 and self.window_scale > 0):
-            raise ValueError("calibration: scales must be positive")
+        if not (self.existence_scale > 0 and self.window_scale > 0 and self.existence_best >= 0):
+            raise ValueError("calibration: scales must be positive, existence_best not negative")
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"calibration: threshold {self.threshold} must be from 0 to 1")
 
@@ -57,13 +60,16 @@ class Calibration:
         None, of a model that does not judge existence."""
         if decoded.existence is None:
             return decoded.windows, None
-        existence = self.existence(decoded.existence)
-        scores = self.scores(decoded.windows[..., 2], existence)
+        confidences = decoded.windows[..., 2]  # best first
+        existence = self.existence(decoded.existence, confidences[:, 0])
+        scores = self.scores(confidences, existence)
         return np.concatenate((decoded.windows[..., :2], scores[..., None]), -1), existence
 
-    def existence(self, logits: Floats) -> Floats:
-        """Probabilities that videos show what is said, of logits of the same shape."""
-        return np.asarray(expit(self.existence_scale * logits + self.existence_offset))
+    def existence(self, logits: Floats, best: Floats) -> Floats:
+        """Probabilities that videos show what is said, of logits and confidences of their best
+        windows, of one shape."""
+        sure = self.existence_scale * logits + self.existence_best * _log_odds(best)
+        return np.asarray(expit(sure + self.existence_offset))
 
     def scores(self, confidences: Floats, existence: Floats) -> Floats:
         """Scores of windows with `confidences` (..., M) in videos with `existence` (...).
@@ -78,16 +84,22 @@ AS_IT_IS = Calibration()
 
 
 def fit(
-    logits: Floats, present: Booleans, confidences: Floats, right: Booleans, fitted: str
+    logits: Floats,
+    best: Floats,
+    present: Booleans,
+    confidences: Floats,
+    right: Booleans,
+    fitted: str,
 ) -> Calibration:
-    """Logits of pairs and whether the video shows it, confidences of windows and whether they are
-    right. `fitted` says what these are. What is all of one kind stays as it is.
+    """Logits of pairs, confidences of their best windows and whether the video shows it; then
+    confidences of windows and whether they are right. `fitted` says what these are. What is all of
+    one kind stays as it is.
     """
-    scale, offset = _platt(logits, present, balanced=True)
-    window_scale, window_offset = _platt(_log_odds(confidences), right)
-    probabilities = expit(scale * logits + offset)
-    threshold = best_threshold(probabilities, present)
-    return Calibration(scale, offset, window_scale, window_offset, threshold, fitted)
+    both = np.stack((logits, _log_odds(best)), 1)
+    (scale, share), offset = _platt(both, present, balanced=True)
+    (window_scale,), window_offset = _platt(_log_odds(confidences)[:, None], right)
+    found = Calibration(scale, share, offset, window_scale, window_offset, fitted=fitted)
+    return replace(found, threshold=best_threshold(found.existence(logits, best), present))
 
 
 def best_threshold(probabilities: Floats, present: Booleans) -> float:
@@ -113,8 +125,9 @@ def _log_odds(confidences: Floats) -> Floats:
     return np.asarray(np.log(kept) - np.log1p(-kept))
 
 
-def _platt(x: Floats, is_so: Booleans, balanced: bool = False) -> tuple[float, float]:
-    """Scale and offset of the most likely sigmoid, (1, 0) where all is of one kind.
+def _platt(x: Floats, is_so: Booleans, balanced: bool = False) -> tuple[list[float], float]:
+    """Scales of the columns of x (n, d) and offset of the most likely sigmoid. The first scale is
+    positive, none negative; where all is of one kind it is 1, and all else 0.
 
     Targets are drawn in a little, as Platt did: what is told apart without an error would have no
     finite scale. `balanced` lets both kinds count equally, however many there are of each.
@@ -122,20 +135,21 @@ def _platt(x: Floats, is_so: Booleans, balanced: bool = False) -> tuple[float, f
     count = int(is_so.sum())
     others = len(is_so) - count
     if not count or not others:
-        return 1.0, 0.0
+        return [1.0] + [0.0] * (x.shape[1] - 1), 0.0
     target = np.where(is_so, (count + 1) / (count + 2), 1 / (others + 2))
     weight = np.ones(len(x))
     if balanced:
         weight = np.where(is_so, 0.5 / count, 0.5 / others) * len(x)
 
     def loss(parameters: Floats) -> tuple[float, Floats]:
-        scale, offset = np.exp(parameters[0]), parameters[1]
-        z = scale * x + offset
+        z = x @ parameters[:-1] + parameters[-1]
         value = -(weight * (target * log_expit(z) + (1 - target) * log_expit(-z))).mean()
         change = weight * (expit(z) - target) / len(x)
-        return float(value), np.array([scale * (change @ x), change.sum()])
+        return float(value), np.append(change @ x, change.sum())
 
-    # The scale stays positive and within reason: calibrating ranks nothing anew.
-    bounds = [(-5.0, 5.0), (-50.0, 50.0)]
-    found = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=bounds)
-    return float(np.exp(found.x[0])), float(found.x[1])
+    # Within reason, and so that more of anything never makes less of a score.
+    bounds = [(0.01, 100.0)] + [(0.0, 100.0)] * (x.shape[1] - 1) + [(-50.0, 50.0)]
+    begin = np.array([1.0] + [0.0] * x.shape[1])
+    found = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=bounds)
+    *scales, offset = found.x.tolist()
+    return scales, offset

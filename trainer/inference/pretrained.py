@@ -1,13 +1,14 @@
 """What prediction needs of a trained model: a folder with model.safetensors and config.yaml."""
 
 import logging
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.config import EncoderConfig
 from data_pipeline.errors import InputError
 from data_pipeline.features.shards import IMPORTED, UNKNOWN, Provenance
+from data_pipeline.untrusted import read_yaml
 from model.config import ModelConfig
 from model.interface import GroundingModel
 from model.kinds import build
@@ -150,8 +151,9 @@ def check_seal(folder: Path, export: Export) -> None:
     """
     weights = folder / WEIGHTS
     if export.calibration != AS_IT_IS:
-        found = digest_of(asdict(export.calibration))
-        if found != export.seal.calibration:
+        # As it stands there: a later version may know of more settings.
+        written = read_yaml(folder / CONFIG)["calibration"]
+        if digest_of(written) != export.seal.calibration:
             raise InputError(
                 f"{folder / CONFIG}: its calibration is not what it was written with, so that its "
                 "scores would mean nothing; copy the file anew from the run that made it"

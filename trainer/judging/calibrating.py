@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data_pipeline.annotations import Annotation
 from data_pipeline.stream.batches import PairBatch
-from model.interface import Prediction
-from model.layers.existence import existence_logits
 from trainer.inference.calibration import Calibration, fit
-from trainer.inference.decode import Floats, decode
+from trainer.inference.decode import Decoded, Floats, decode
 
 FEW = 30
 BEST = 10
@@ -36,50 +35,65 @@ def calibrate(
     """
     was_training = model.training
     model.eval()
-    pairs: list[tuple[float, int]] = []  # logit, 1 present, 0 absent, -1 made
+    pairs: list[tuple[float, float, int]] = []  # logit, best window, 1 present, 0 absent, -1 made
     windows: list[tuple[float, bool]] = []  # confidence, right
     for batch in batches:
         batch = batch.to(accelerator.device)
-        with accelerator.autocast():
-            prediction = model(
-                batch.video.float(), batch.video_mask, batch.text.float(), batch.text_mask
-            )
-        others = other_sentences(prediction, batch, accelerator).cpu().tolist()
-        durations = [annotation.duration for annotation in batch.annotations]
-        decoded = decode(prediction, batch.video_mask, batch.span, durations)
+        decoded = answer(model, batch, batch.text, batch.text_mask, accelerator)
+        text, text_mask, there = other_sentences(batch, accelerator)
+        exchanged = answer(model, batch, text, text_mask, accelerator)
         assert decoded.existence is not None
+        assert exchanged.existence is not None
         for row, annotation in enumerate(batch.annotations):
             if batch.repeated[row]:
                 continue
             if batch.present[row] >= 0:
-                pairs.append((float(decoded.existence[row]), int(batch.present[row])))
-            if np.isfinite(others[row]):
-                pairs.append((others[row], -1))
+                best = float(decoded.windows[row, 0, 2])
+                pairs.append((float(decoded.existence[row]), best, int(batch.present[row])))
+            if there[row]:
+                best = float(exchanged.windows[row, 0, 2])
+                pairs.append((float(exchanged.existence[row]), best, -1))
             if annotation.windows:
-                best = decoded.windows[row][decoded.real[row]][:BEST]
-                hits = overlap(best, annotation) >= RIGHT
-                windows += zip(best[:, 2].tolist(), hits.tolist(), strict=True)
+                first = decoded.windows[row][decoded.real[row]][:BEST]
+                hits = overlap(first, annotation) >= RIGHT
+                windows += zip(first[:, 2].tolist(), hits.tolist(), strict=True)
     model.train(was_training)
     pairs, windows = sorted(gather_object(pairs)), sorted(gather_object(windows))
-    kinds = np.array([kind for _, kind in pairs])
+    kinds = np.array([kind for *_, kind in pairs])
     annotated = int((kinds == 0).sum())
     kept = kinds >= (0 if annotated >= FEW else -1)
     made = 0 if annotated >= FEW else int((kinds == -1).sum())
-    logits, present = np.array([logit for logit, _ in pairs])[kept], kinds[kept] == 1
+    logits, best_ones = (np.array([pair[column] for pair in pairs])[kept] for column in (0, 1))
+    present = kinds[kept] == 1
     confidences = np.array([confidence for confidence, _ in windows])
     right = np.array([hit for _, hit in windows], dtype=bool)
     what = f"{present.sum()} present, {annotated} absent"
     what += f", {made} absent by another video's sentence" * bool(made)
-    return fit(logits, present, confidences, right, f"{split}: {what}")
+    return fit(logits, best_ones, present, confidences, right, f"{split}: {what}")
 
 
-def other_sentences(prediction: Prediction, batch: PairBatch, accelerator: Accelerator) -> Tensor:
-    """(B,) logits of each video with another one's sentence; NaN where the batch has none.
+def answer(
+    model: nn.Module,
+    batch: PairBatch,
+    text: Tensor,
+    text_mask: Tensor,
+    accelerator: Accelerator,
+) -> Decoded:
+    """What the model finds in the batch's videos of sentences (B, T, K, Dt), mask (B, T)."""
+    with accelerator.autocast():
+        prediction = model(batch.video.float(), batch.video_mask, text.float(), text_mask)
+    durations = [annotation.duration for annotation in batch.annotations]
+    return decode(prediction, batch.video_mask, batch.span, durations)
+
+
+def other_sentences(
+    batch: PairBatch, accelerator: Accelerator
+) -> tuple[Tensor, Tensor, NDArray[np.bool_]]:
+    """For each video another one's sentence, (B, T, K, Dt) and its mask (B, T), and whether the
+    batch has such a one (B,).
 
     It is that of the next pair of the global batch that has no equal among the video's own.
     """
-    assert prediction.clip_evidence is not None
-    assert prediction.sentence_evidence is not None
     rank, world = accelerator.process_index, accelerator.num_processes
 
     def everyone(x: Tensor) -> Tensor:
@@ -87,15 +101,15 @@ def other_sentences(prediction: Prediction, batch: PairBatch, accelerator: Accel
         ranks: Tensor = accelerator.gather(x)
         return ranks.view(world, *x.shape).transpose(0, 1).flatten(0, 1)
 
-    said, text = everyone(prediction.sentence_evidence), everyone(batch.sentence)  # (G, E), (G,)
-    usable = ~(batch.sentences[:, :, None] == text).any(1) & ~everyone(batch.repeated)  # (B, G)
-    count = len(text)
-    here = rank + world * torch.arange(len(batch), device=text.device)
-    following = (here[:, None] + torch.arange(count, device=text.device)) % count  # (B, G)
+    said = everyone(batch.sentence)  # (G,)
+    usable = ~(batch.sentences[:, :, None] == said).any(1) & ~everyone(batch.repeated)  # (B, G)
+    count = len(said)
+    here = rank + world * torch.arange(len(batch), device=said.device)
+    following = (here[:, None] + torch.arange(count, device=said.device)) % count  # (B, G)
     usable = usable.gather(1, following)
-    first = following.gather(1, usable.to(torch.uint8).argmax(1, keepdim=True))  # (B, 1)
-    logits = existence_logits(prediction.clip_evidence, batch.video_mask, said[first])
-    return logits.squeeze(1).masked_fill(~usable.any(1), torch.nan)
+    first = following.gather(1, usable.to(torch.uint8).argmax(1, keepdim=True)).squeeze(1)  # (B,)
+    found = usable.any(1).cpu().numpy()
+    return everyone(batch.text)[first], everyone(batch.text_mask)[first], found
 
 
 def overlap(windows: Floats, annotation: Annotation) -> Floats:

@@ -106,13 +106,16 @@ LOOKED_AT = 500
 """Videos whose annotations are looked at when training starts: more would take its time."""
 
 
-def doubts_of(features: FeatureSet) -> list[str]:
-    """What the annotations of a training set hardly mean, counted, a line for each kind."""
+def doubts_of(features: FeatureSet, existence: bool = False) -> list[str]:
+    """What the annotations of a training set hardly mean, counted, a line for each kind.
+
+    Where `existence` is judged, an empty list of windows means that the video does not show it.
+    """
     count = len(features.samples)
     looked_at = range(0, count, -(-count // LOOKED_AT)) if count else ()
     rows = annotations_of(features, looked_at)
     pairs = "training pairs" + (" that were looked at" if len(looked_at) < count else "")
-    bare = sum(not row.windows for row in rows)
+    bare = sum(row.windows is None if existence else not row.windows for row in rows)
     have = "has" if bare == 1 else "have"
     lines = [
         f"{bare} of {len(rows)} {pairs} {have} no window: nothing is learned of where they are"

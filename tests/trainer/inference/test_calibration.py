@@ -15,10 +15,16 @@ from trainer.cli import dump_config
 from trainer.inference import predict
 from trainer.inference.calibration import Calibration, best_threshold, fit
 from trainer.inference.grounding import LISTED, Grounding
+from trainer.inference.long_video import Stretch, merge_existence, stretch_starts
 from trainer.inference.predict import Grounder
 from trainer.inference.pretrained import load_pretrained
 from trainer.judging.calibrating import overlap
 from trainer.training.checkpoints import export
+
+
+def alike(logits):
+    return np.full(len(logits), 0.5)
+
 
 NOBODY = np.array([]), np.array([], dtype=bool)
 
@@ -28,7 +34,7 @@ def test_what_is_too_sure_of_itself_is_made_as_sure_as_it_may_be():
     logits = 4 * random.normal(size=20_000)
     present = random.random(20_000) < expit(0.5 * logits - 1)
     confidences = expit(logits)
-    found = fit(logits, present, confidences, present, "here")
+    found = fit(logits, alike(logits), present, confidences, present, "here")
     assert found.window_scale == pytest.approx(0.5, abs=0.03)
     assert found.window_offset == pytest.approx(-1, abs=0.06)
     assert found.existence_scale == pytest.approx(0.5, abs=0.03)
@@ -41,13 +47,15 @@ def test_what_is_too_sure_of_itself_is_made_as_sure_as_it_may_be():
 def test_present_and_absent_count_alike_however_many_there_are():
     logits = np.array([1.0] * 90 + [-1.0] * 10 + [-1.0] * 900 + [1.0] * 100)
     present = np.arange(1100) < 100
-    found = fit(logits, present, *NOBODY, "here")
-    assert found.existence(np.array([1.0, -1.0])) == pytest.approx([0.9, 0.1], abs=0.01)
+    found = fit(logits, alike(logits), present, *NOBODY, "here")
+    assert found.existence(np.array([1.0, -1.0]), np.array([0.5, 0.5])) == pytest.approx(
+        [0.9, 0.1], abs=0.01
+    )
 
 
 def test_what_is_told_apart_without_an_error_has_a_finite_scale():
     logits = np.array([-3.0, -2.0, 2.0, 3.0])
-    found = fit(logits, logits > 0, expit(logits), logits > 0, "here")
+    found = fit(logits, alike(logits), logits > 0, expit(logits), logits > 0, "here")
     assert 0 < found.existence_scale < 5
     assert found.threshold == 0.5
 
@@ -55,8 +63,19 @@ def test_what_is_told_apart_without_an_error_has_a_finite_scale():
 @pytest.mark.parametrize("present", [[True] * 3, [False] * 3, []])
 def test_what_is_all_of_one_kind_stays_as_it_is(present):
     logits = np.linspace(-1, 1, len(present))
-    found = fit(logits, np.array(present, dtype=bool), *NOBODY, "here")
+    found = fit(logits, alike(logits), np.array(present, dtype=bool), *NOBODY, "here")
     assert found == Calibration(fitted="here")
+
+
+def test_the_best_window_tells_what_the_head_alone_does_not():
+    random = np.random.default_rng(0)
+    logits, odds = random.normal(size=(2, 5000))
+    present = random.random(5000) < expit(2 * logits + odds)
+    found = fit(logits, expit(odds), present, *NOBODY, "here")
+    assert found.existence_scale == pytest.approx(2, abs=0.2)
+    assert found.existence_best == pytest.approx(1, abs=0.15)
+    against = fit(logits, expit(-odds), present, *NOBODY, "here")
+    assert against.existence_best == 0  # more of a confidence never makes less of existence
 
 
 def test_windows_keep_their_order_and_none_gets_a_score_from_nothing():
@@ -111,7 +130,7 @@ def judging(tmp_path, monkeypatch):
     """A folder with a model that judges existence, and its grounder."""
     monkeypatch.setattr(predict, "FeatureEncoder", FakeEncoder)
     torch.manual_seed(0)
-    calibration = Calibration(0.2, 0.5, 1.5, 0.25, 0.4, "here")
+    calibration = Calibration(0.2, 0.1, 0.5, 1.5, 0.25, 0.4, "here")
     told = replace(described(), model=JUDGING, calibration=calibration)
     export(tmp_path / "model", build(JUDGING), dump_config(told))
     return tmp_path, Grounder.from_pretrained(tmp_path)
@@ -119,7 +138,7 @@ def judging(tmp_path, monkeypatch):
 
 def test_a_calibration_is_kept_with_its_model_and_seals_it(judging):
     folder, grounder = judging
-    assert grounder.export.calibration == Calibration(0.2, 0.5, 1.5, 0.25, 0.4, "here")
+    assert grounder.export.calibration == Calibration(0.2, 0.1, 0.5, 1.5, 0.25, 0.4, "here")
     path = folder / "model" / "config.yaml"
     path.write_text(path.read_text().replace("threshold: 0.4", "threshold: 0.1"))
     with pytest.raises(InputError, match="its calibration is not what it was written with"):
@@ -142,20 +161,33 @@ def test_a_video_s_scores_are_calibrated_and_those_of_a_model_that_does_not_judg
         found.existence * expit(1.5 * logit(confidence) + 0.25) for _, _, confidence in raw.windows
     ]
     assert [score for *_, score in found.windows] == pytest.approx(expected, rel=1e-4)
-    assert calibration.existence(np.array([0.0]))[0] == pytest.approx(expit(0.5))
+    assert calibration.existence(np.zeros(1), np.array([0.25]))[0] == pytest.approx(
+        expit(0.5 + 0.1 * logit(0.25))
+    )
 
 
-def test_a_long_video_shows_what_its_surest_stretch_shows(judging):
+def test_the_odds_of_a_long_video_are_the_mean_of_its_stretches(judging):
     _, grounder = judging
     long = grounder.encode("200.mp4")
     found = grounder.predict(long, "a dog")[0]
     size = grounder.export.max_clips
     parts = [
         grounder.predict(replace(long, features=part, duration=2.0 * size), "a dog")[0]
-        for start in range(0, len(long.features) - size + 1, size // 2)
+        for start in stretch_starts(len(long.features), size)
         for part in [long.features[start : start + size]]
     ]
-    assert found.existence == pytest.approx(max(part.existence for part in parts), rel=1e-5)
+    odds = np.mean([part.existence / (1 - part.existence) for part in parts])
+    assert found.existence == pytest.approx(odds / (1 + odds), rel=1e-5)
+    assert len(parts) > 2
+
+
+def test_many_looks_that_find_a_little_are_no_find_but_one_that_is_sure_is():
+    nothing = np.zeros((0, 3)), np.zeros(1)
+    doubtful = [Stretch(0.0, 1.0, *nothing, existence) for existence in [0.2] * 98 + [0.7]]
+    assert merge_existence(doubtful) < 0.25
+    assert merge_existence([*doubtful, Stretch(0.0, 1.0, *nothing, 1.0)]) > 0.99
+    assert merge_existence(doubtful[-1:]) == pytest.approx(0.7)
+    assert merge_existence([Stretch(0.0, 1.0, *nothing)]) is None
 
 
 WINDOWS = ((1.0, 3.0, 0.9), (0.0, 6.0, 0.2), (5.0, 6.0, 0.0049))
