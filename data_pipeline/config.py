@@ -24,7 +24,7 @@ def at_most(most: int, **values: int | None) -> None:
             raise ValueError(f"{name.replace('__', '.')} must be at most {most}")
 
 
-Pooling = Literal["cls", "average"]
+Pooling = Literal["cls", "average", "none"]
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ class ImportConfig(JobConfig):
         clip_length: seconds that one row of the video features stands for
         spread: where a video's rows do not fit clip_length and its annotated duration, take them as
             spread evenly over it, and put them on the grid of clip_length
-        pooling: of patch tokens, where files have them
+        pooling: of patch tokens, where files have them; none keeps all, side by side in one width
         video_encoder: what made the video features; default: the streams' names
         text_encoder: what made the text features; default: the stream's name
         video_depth: layers of the video encoder, of which the files hold the deepest ones

@@ -1,8 +1,9 @@
 """Turn a released checkpoint of another model into one that answers here.
 
     python -m launch.import_checkpoint model_best.ckpt --kind qd_detr --output models/qd_detr
-    accelerate launch trainer/main.py --config configs/qvhighlights/qd_detr.yaml \
-        --checkpoint models/qd_detr --eval
+    accelerate launch trainer/main.py --checkpoint models/qd_detr --eval --dump \
+        --data.report features/val
+    python -m launch.predict features/val --model models/qd_detr --output found/
 
 Nothing is unpickled but tensors and plain values; of the options only sizes are read, the optimizer
 is left. Every weight has its place here, or the file is refused. The order of the feature streams
@@ -67,6 +68,13 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument(
         "--heads", type=int, default=8, help="attention heads, where the file does not tell"
     )
+    parser.add_argument(
+        "--patches",
+        type=int,
+        default=50,
+        help="vectors of a frame that r2_tuning reads, 50 of CLIP ViT-B/32 with the whole frame's; "
+        "its features are imported with --pooling none",
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder of the exported model")
     given = parse(parser, args)
     preset = given.features or FEATURES.get((given.kind, given.release))
@@ -74,7 +82,8 @@ def main(args: list[str] | None = None) -> int:
         raise InputError(f"--release {given.release}: has no {given.kind}; leave it out")
     check_folder(given.output)
     state, options = read_checkpoint(given.checkpoint)
-    config, weights = translated(state, options, given.kind, given.heads, given.checkpoint)
+    sizes = options.get("nheads", given.heads), given.patches
+    config, weights = translated(state, sizes, given.kind, given.checkpoint)
     from model.kinds import build
     from trainer.inference.pretrained import Export, encoder_of
     from trainer.training import checkpoints
@@ -153,16 +162,17 @@ def read_checkpoint(path: Path) -> "tuple[Mapping[str, Tensor], dict[str, int]]"
 
 
 def translated(
-    state: "Mapping[str, Tensor]", options: dict[str, int], kind: str, heads: int, path: Path
+    state: "Mapping[str, Tensor]", sizes: tuple[int, int], kind: str, path: Path
 ) -> "tuple[ModelConfig, dict[str, Tensor]]":
-    """The configuration that the sizes of the weights tell, and the weights under our names."""
+    """The configuration that the shapes of the weights tell, and the weights under our names;
+    `sizes` are what they do not tell: heads, and patches of a frame."""
     from model.detr import original as detr
     from model.pyramid import original as pyramid
 
     detrs = kind in ("moment_detr", "qd_detr")
     try:
         weights = (detr if detrs else pyramid).from_original(state, kind)
-        config = (_detr if detrs else _pyramid)(weights, options.get("nheads", heads), kind)
+        config = (_detr if detrs else _pyramid)(weights, *sizes, kind)
     except ValueError as error:
         raise InputError(f"{path}: {error}; is --kind right?") from error
     except KeyError as error:
@@ -170,7 +180,7 @@ def translated(
     return config, weights
 
 
-def _detr(weights: "Mapping[str, Tensor]", heads: int, kind: str) -> ModelConfig:
+def _detr(weights: "Mapping[str, Tensor]", heads: int, _: int, kind: str) -> ModelConfig:
     schema = MomentDETRConfig if kind == "moment_detr" else QDDETRConfig
     queries = "decoder.queries.weight" if kind == "moment_detr" else "decoder.anchors.weight"
     return schema(
@@ -186,12 +196,13 @@ def _detr(weights: "Mapping[str, Tensor]", heads: int, kind: str) -> ModelConfig
     )
 
 
-def _pyramid(weights: "Mapping[str, Tensor]", heads: int, kind: str) -> ModelConfig:
+def _pyramid(weights: "Mapping[str, Tensor]", heads: int, patches: int, kind: str) -> ModelConfig:
     strides = tuple(2**level for level in range(len(weights["boundaries.scale"])))
     if kind == "r2_tuning":
         return PyramidConfig(
             encoder="recurrent",
-            video_width=natural(len(weights["encoder.video.reduce.0.weight"]) - 2),
+            video_width=patches * natural(len(weights["encoder.video.reduce.0.weight"]) - 2),
+            patches=patches,
             text_width=len(weights["encoder.text.reduce.0.weight"]),
             width=len(weights["encoder.video.reduce.2.weight"]),
             heads=heads,

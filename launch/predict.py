@@ -3,12 +3,14 @@
     python -m launch.predict holiday.mp4 "a dog jumps into the water" "people wave"
     python -m launch.predict holiday.mp4 "people wave" --plot wave.png --clips cut/
     python -m launch.predict videos/ --queries queries.txt --output found/
+    python -m launch.predict features/val --model models/qd_detr --output found/
     python -m launch.predict holiday.mp4 "people wave" --model zero-shot \\
         --encoder configs/extract/clip_b32.yaml
 
 The first form prints a table for each sentence. A folder of videos, or a .txt file that lists one
 video a line, runs as a batch: in --output one JSON file per video, under its path from there, and
 found.html, where each sentence was found; the same command goes on where an earlier one stopped.
+A folder of features answers the sentences that it holds, without encoders: predictions.jsonl.
 """
 
 import json
@@ -35,6 +37,7 @@ from launch.predict_batch import (
     read_queries,
     to_json,
 )
+from launch.predict_features import is_feature_set, predict_features
 from trainer.cli import command, make_parser, parse, terminal
 from trainer.inference.cutting import cut
 from trainer.inference.grounding import Groundings
@@ -99,10 +102,12 @@ def main(args: list[str] | None = None) -> int:
     )
     options = parse(parser, args)
     sentences = [*options.sentence, *(read_queries(options.queries) if options.queries else [])]
-    if not sentences:
-        raise InputError("nothing to look for; add a sentence in quotes, or --queries FILE")
     if options.top < 1:
         raise InputError("--top must be at least 1")
+    if is_feature_set(options.video):
+        return predict_features(options, sentences)
+    if not sentences:
+        raise InputError("nothing to look for; add a sentence in quotes, or --queries FILE")
     if options.recursive and not options.video.is_dir():
         raise InputError(f"{options.video}: --recursive is for a folder of videos")
     check_encoder(options)

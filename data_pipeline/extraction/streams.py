@@ -154,7 +154,10 @@ class Stream:
         elif axes == "K R D" and array.ndim in (2, 3):
             array = array[:, None] if array.ndim == 2 else array.swapaxes(0, 1)
         elif axes == "R K P D" and array.ndim == 4:
-            array = array[:, :, 0] if self.pooling == "cls" else array.mean(2, dtype=np.float32)
+            if self.pooling == "none":
+                array = array.reshape(*array.shape[:2], -1)
+            else:
+                array = array[:, :, 0] if self.pooling == "cls" else array.mean(2, dtype=np.float32)
         fits = axes != "R D" or whole.ndim == 2
         fits &= array.ndim == 3 and 0 not in array.shape
         if not fits or not np.issubdtype(array.dtype, np.floating):

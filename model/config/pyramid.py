@@ -63,6 +63,7 @@ class PyramidConfig(ModelConfig):
     attention_backend: Backend = "sdpa"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in (
             *("video_width", "text_width", "width", "heads", "feed_forward", "dummies", "patches"),
             *("text_to_video_layers", "encoder_layers", "dummy_layers", "score_layers"),

@@ -54,5 +54,9 @@ def test_one_command_prints_the_table_and_keeps_what_is_finished(tmp_path, capsy
     assert len(before) == 4
     assert true_scale.main(flags) == 0
     assert before == {p: p.stat().st_mtime_ns for p in before}
+    flags += ["--kind", "[moment_detr,qd_detr,pyramid]", "--seeds", "[0]"]
+    assert true_scale.main(flags) == 0
+    assert "| moment_detr | 1 |" in (printed := capsys.readouterr().out)
+    assert "| pyramid | 1 |" in printed
     assert true_scale.main([*flags, "--features.noise", "0.5"]) == 2
     assert "holds other features (options" in capsys.readouterr().err

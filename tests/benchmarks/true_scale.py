@@ -1,10 +1,13 @@
 """Which way of reading the clips finds moments best, on QVHighlights' sentences and windows?
 
 python -m tests.benchmarks.true_scale --annotations ../shared/annotations/qvhighlights
+python -m tests.benchmarks.true_scale --annotations ../shared/annotations/qvhighlights \
+    --kind '[sdst, moment_detr, qd_detr, pyramid]' --attention '[rdsa]' --steps '[1, 4]'
 
 Trains plain cross-attention, deformable cross-attention and RDSA with 1, 2 and 4 recurrence steps
 and several seeds on features that are GENERATED from the annotations (`generated_features`), and
-prints the table beside a linear probe and the paper's figures on the real features. Each cell is
+prints the table beside a linear probe and the paper's figures on the real features. The other kinds
+of models read the deepest layer, as `configs/ablations/models.yaml` builds them. Each cell is
 one ordinary run of the trainer: the last epoch is reported, nothing is selected on the reported
 split. Finished runs are kept; the same command goes on where it stopped.
 
@@ -25,6 +28,7 @@ from statistics import mean, stdev
 from data_pipeline.annotations import read_annotations
 from data_pipeline.errors import InputError
 from data_pipeline.features.shards import FeatureSet
+from model.kinds import KINDS
 from tests.benchmarks import linear_probe
 from tests.benchmarks.generated_features import FeatureConfig, generate, provenance
 from trainer import main as trainer
@@ -41,8 +45,9 @@ class Command:
     work: folder of the features and the runs
     train_videos: videos of the training split to use; default: all
     report_videos: videos of the validation split to report on; default: all
-    attention: ways for the queries to read the clips
-    steps: recurrence steps; step i reads the i-th layer from the deepest
+    kind: kinds of models
+    attention: of SDST, ways for the queries to read the clips
+    steps: of SDST, recurrence steps; step i reads the i-th layer from the deepest
     seeds: of the training; the features are the same for all
     epochs, batch_size, lr, width, queries: as in the trainer's configuration
     features: of the generated features
@@ -52,6 +57,7 @@ class Command:
     work: Path = Path("runs/true_scale")
     train_videos: int | None = None
     report_videos: int | None = None
+    kind: tuple[str, ...] = ("sdst",)
     attention: tuple[str, ...] = ("cross", "deformable", "rdsa")
     steps: tuple[int, ...] = (1, 2, 4)
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -73,10 +79,9 @@ def main(args: Sequence[str] | None = None) -> int:
     report = make_features(settings, "val", settings.report_videos)
     probe = cached_probe(settings, train, report)
     for seed in settings.seeds:  # outermost: an unfinished table has fewer seeds, not fewer cells
-        for steps in settings.steps:
-            for attention in settings.attention:
-                if status := run(settings, attention, steps, seed):
-                    return status
+        for way, steps in cells(settings):
+            if status := run(settings, way, steps, seed):
+                return status
     show(settings, probe, train, report)
     return 0
 
@@ -107,16 +112,25 @@ def cached_probe(settings: Command, train: FeatureSet, report: FeatureSet) -> di
     return metrics
 
 
-def name(attention: str, steps: int, seed: int) -> str:
+def cells(settings: Command) -> list[tuple[str, int]]:
+    """What is trained: another kind of model, or a way of SDST to read the clips, and the layers
+    that it reads."""
+    found = [(kind, 1) for kind in settings.kind if kind != "sdst"]
+    if "sdst" in settings.kind:
+        found += [(way, steps) for steps in settings.steps for way in settings.attention]
+    return found
+
+
+def name(way: str, steps: int, seed: int) -> str:
     """Of a run."""
-    return f"{attention}-{steps}-{seed}"
+    return f"{way}-{steps}-{seed}"
 
 
-def run(settings: Command, attention: str, steps: int, seed: int) -> int:
+def run(settings: Command, way: str, steps: int, seed: int) -> int:
     """One training run, which the trainer leaves alone if it is finished; its exit status."""
     features = settings.work / "features"
     flags = {
-        "name": name(attention, steps, seed),
+        "name": name(way, steps, seed),
         "runs": settings.work,
         "seed": seed,
         "epochs": settings.epochs,
@@ -127,20 +141,34 @@ def run(settings: Command, attention: str, steps: int, seed: int) -> int:
         "model.video_width": settings.features.video_width,
         "model.text_width": settings.features.text_width,
         "model.width": settings.width,
-        "model.queries": settings.queries,
         "model.layers": [-1 - step for step in range(steps)],
-        "model.sparse_attention": attention,
         "model.input_dropout": 0.1,
-        "model.actionness": "false",
-        "loss.weights.saliency": 1.0,
-        "loss.weights.alignment_batch": 2.0,
-        "loss.weights.alignment_layers": 0.2,
         "optim.lr": settings.lr,
         "optim.warmup": 50,
         "optim.schedule": "cosine",
         "tracking.mlflow": "false",
-    }
+    } | (of_kind(settings, way) if way in KINDS else of_sdst(settings, way))
     return trainer.main([word for key, value in flags.items() for word in (f"--{key}", str(value))])
+
+
+def of_sdst(settings: Command, attention: str) -> dict[str, object]:
+    """What SDST is given beside."""
+    return {
+        "model.sparse_attention": attention,
+        "model.queries": settings.queries,
+        "model.actionness": "false",
+        "loss.weights.saliency": 1.0,
+        "loss.weights.alignment_batch": 2.0,
+        "loss.weights.alignment_layers": 0.2,
+    }
+
+
+def of_kind(settings: Command, kind: str) -> dict[str, object]:
+    """What another kind of model is given beside."""
+    own: dict[str, object] = {"model.queries": settings.queries}
+    if kind == "pyramid":
+        own = {"model.text_to_video_layers": 2, "model.encoder_layers": 2, "model.dummies": 10}
+    return {"model.kind": kind, "model.feed_forward": 4 * settings.width} | own
 
 
 def show(settings: Command, probe: dict[str, float], train: FeatureSet, report: FeatureSet) -> None:
@@ -149,17 +177,16 @@ def show(settings: Command, probe: dict[str, float], train: FeatureSet, report: 
     print(f"| reads the clips by | K | {' | '.join(METRICS)} | paper's mAP, real features |")
     print("|---|---|" + "---|" * len(METRICS) + "---|")
     print_row("linear probe", "4", [f"{probe[metric]:.2f}" for metric in METRICS], "")
-    for steps in settings.steps:
-        for attention in settings.attention:
-            results = [
-                json.loads(
-                    (settings.work / name(attention, steps, seed) / "metrics.json").read_text()
-                )["metrics"]
-                for seed in settings.seeds
+    for way, steps in cells(settings):
+        results = [
+            json.loads((settings.work / name(way, steps, seed) / "metrics.json").read_text())[
+                "metrics"
             ]
-            cells = [spread([result[metric] for result in results]) for metric in METRICS]
-            paper = f"{PAPER[attention]:.2f}" if steps == 4 and attention in PAPER else ""
-            print_row(attention, str(steps), cells, paper)
+            for seed in settings.seeds
+        ]
+        found = [spread([result[metric] for result in results]) for metric in METRICS]
+        paper = f"{PAPER[way]:.2f}" if steps == 4 and way in PAPER else ""
+        print_row(way, str(steps), found, paper)
     print(
         f"\n{train.pairs:,} pairs of QVHighlights train, {report.pairs:,} of val; "
         f"{len(settings.seeds)} seeds, mean ± standard deviation; {settings.epochs} epochs, batch "

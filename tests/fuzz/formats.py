@@ -4,6 +4,7 @@ A format makes its files once, by the project's own code; a case alters a copy o
 reads it by all its readers. A reader raises InputError to refuse, Lie for what it took in silence.
 """
 
+import argparse
 import asyncio
 import functools
 import hashlib
@@ -35,7 +36,15 @@ from data_pipeline.features.shards import Damaged, FeatureSet
 from data_pipeline.mapped import Mapped, write_arrays
 from data_pipeline.stream.stream import PairStream
 from data_pipeline.video.video import VideoFile, clip_count
-from launch import evaluate, extract, import_features, parameters, profile, shards
+from launch import (
+    evaluate,
+    extract,
+    import_checkpoint,
+    import_features,
+    parameters,
+    profile,
+    shards,
+)
 from launch.convert_internvideo2 import read_checkpoint
 from launch.demo_server import CALL, Guard
 from launch.demo_videos import find_examples
@@ -52,6 +61,7 @@ from tests.fuzz.mutations import (
     replace_file,
 )
 from tests.fuzz.watch import Lie, run_command
+from tests.launch.test_import_checkpoint import write as write_released
 from trainer import main as training
 from trainer.cli import load_config
 from trainer.comparison.compare import compare
@@ -596,6 +606,7 @@ def make_arrays(folder: Path) -> None:
     weights = {"a.b": torch.ones(3, 2), "c": torch.zeros(4)}
     save_file(weights, folder / "w.safetensors")
     torch.save({"model": weights}, folder / "w.pt")
+    write_released(folder / "best.ckpt", "moment_detr", opt=argparse.Namespace(nheads=4))
 
 
 def mutate_array(draw: random.Random, data: bytes, root: Path) -> bytes:
@@ -608,6 +619,14 @@ def mutate_array(draw: random.Random, data: bytes, root: Path) -> bytes:
     return mutate_bytes(draw, data)
 
 
+def import_released(folder: Path) -> None:
+    """Another's checkpoint; what it becomes can be loaded."""
+    model = folder / "imported"
+    flags = ["--kind", "moment_detr", "--output", str(model)]
+    run_command(import_checkpoint.main, [str(folder / "best.ckpt"), *flags])
+    load_pretrained(model)
+
+
 RELEASED = Format(
     make_arrays,
     one_of(
@@ -618,6 +637,7 @@ RELEASED = Format(
         hdf5=("video.hdf5", plain_bytes),
         weights=("w.safetensors", plain_bytes),
         pickled=("w.pt", plain_bytes),
+        checkpoint=("best.ckpt", plain_bytes),
     ),
     {
         "npy": (lambda folder: read_array(folder / "video.npy"), 1),
@@ -628,6 +648,7 @@ RELEASED = Format(
         "safetensors": (lambda folder: read_weights(folder / "w.safetensors"), 1),
         "pt": (lambda folder: read_weights(folder / "w.pt"), 1),
         "checkpoint": (lambda folder: read_checkpoint(folder / "w.pt"), 1),
+        "model of others": (import_released, 1),
     },
 )
 

@@ -117,6 +117,7 @@ def test_axes_of_layers_and_patches_become_ours(tmp_path: Path) -> None:
     assert np.array_equal(read("R K D", "l"), layers)
     assert np.array_equal(read("R K P D", "p"), patches[:, :, 0])
     assert np.allclose(read("R K P D", "p", pooling="average"), patches.mean(2), atol=1e-6)
+    assert np.array_equal(read("R K P D", "p", pooling="none"), patches.reshape(7, 4, 40))
     assert np.array_equal(read("K R D", "s"), single[:, None])
     assert np.array_equal(read("R K D", "s"), single[:, None])
 
