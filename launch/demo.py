@@ -1,6 +1,7 @@
 """A page to try a trained model on: choose or upload a video, write sentences, see where it is.
 
     python -m launch.demo --model runs/quickstart
+    python -m launch.demo --index index
     python -m launch.demo --model zero-shot --encoder configs/extract/clip_b32.yaml
 
 It is served to this machine only, unless --host says otherwise (0.0.0.0: to everyone who can reach
@@ -25,12 +26,13 @@ from typing import TYPE_CHECKING, Any
 
 from data_pipeline.errors import InputError
 from launch.demo_videos import Videos, find_examples, find_tries
-from launch.predict import add_encoder, check_encoder, load
+from launch.predict import add_encoder, check_encoder, load, spare_threads
 from launch.predict_batch import is_zero_shot
 from trainer.cli import command, make_parser, parse
 from trainer.pictures.pages import fill
 
 if TYPE_CHECKING:
+    from trainer.archive.archive import Archive
     from trainer.inference.predict import VideoGrounder
 
 PREFIX = "sdst-demo-"
@@ -43,9 +45,12 @@ def main(args: list[str] | None = None) -> None:
     parser = make_parser(__doc__)
     parser.add_argument(
         "--model",
-        type=Path,
-        default=Path("runs/quickstart"),
-        help="folder of a run or its model; zero-shot: none, the encoders alone answer",
+        type=Path | None,
+        help="folder of a run or its model, by default that of --index, or runs/quickstart; "
+        "zero-shot: none, the encoders alone answer",
+    )
+    parser.add_argument(
+        "--index", type=Path | None, help="folder of launch.index: its whole archive is searched"
     )
     add_encoder(parser)
     parser.add_argument(
@@ -71,17 +76,38 @@ def main(args: list[str] | None = None) -> None:
         raise InputError(f"--root-path {options.root_path}: write it as /grounding")
     if options.max_upload <= 0 or options.keep <= 0 or options.videos < 1:
         raise InputError("--max-upload, --keep and --videos must be positive")
+    from trainer.archive.index import read_manifest
     from trainer.inference.pretrained import find_model
 
+    if options.model is None:
+        indexed = None if options.index is None else Path(read_manifest(options.index).model)
+        options.model = indexed or Path("runs/quickstart")
     check_encoder(options)
+    if options.index is not None and is_zero_shot(options.model):
+        raise InputError("--index: an archive answers by the model that it was indexed with")
     zero_shot = is_zero_shot(options.model)
     # Before the model is loaded, which takes a while.
     run = options.model if zero_shot else find_model(options.model).parent
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing is left behind
     with own_folder() as temporary:
-        grounder = load(options)
+        archive = None if options.index is None else open_archive(options)
+        grounder = load(options) if archive is None else archive.grounder
         grounder.encoder.load()  # so that the first answer does not wait for it
-        serve(grounder, run, temporary, options)
+        serve(grounder, run, temporary, options, archive)
+
+
+def open_archive(options: Any) -> "Archive":
+    """The archive that is searched; a package that its encoders lack is one line."""
+    import torch
+
+    from trainer.archive.archive import Archive
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(spare_threads())
+    try:
+        return Archive.open(options.index, options.model, options.device)
+    except ImportError as error:
+        raise InputError(str(error)) from error
 
 
 @contextmanager
@@ -106,7 +132,13 @@ def _lock_of(folder: str | Path) -> Path:
     return path / ".lock"
 
 
-def serve(grounder: "VideoGrounder", run: Path, temporary: Path, options: Any) -> None:
+def serve(
+    grounder: "VideoGrounder",
+    run: Path,
+    temporary: Path,
+    options: Any,
+    archive: "Archive | None" = None,
+) -> None:
     """Serve the page until an interrupt; what it writes lies in `temporary`.
 
     Raises InputError where Gradio is not installed or the address cannot be listened on.
@@ -123,7 +155,9 @@ def serve(grounder: "VideoGrounder", run: Path, temporary: Path, options: Any) -
         raise InputError(f"{error}; install it with: pip install 'sdst[demo]'") from error
     (temporary / "videos").mkdir()
     videos = Videos(temporary / "videos", options.videos, 60 * options.keep)
-    page = demo_page.Page(grounder, videos, find_examples(run), options.threshold, find_tries(run))
+    page = demo_page.Page(
+        grounder, videos, find_examples(run), options.threshold, find_tries(run), archive
+    )
     most = round(1e6 * options.max_upload)
     blocks = demo_page.build(page, run.resolve().name, most)
     calls = {number: len(function.inputs) for number, function in blocks.fns.items()}

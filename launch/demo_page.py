@@ -16,6 +16,8 @@ from data_pipeline.errors import InputError, told
 from data_pipeline.video.names import SUFFIXES
 from launch.demo_videos import Example, Video, Videos, sentence
 from launch.predict_batch import to_json
+from launch.search_page import file_of, pictured
+from trainer.archive.archive import Archive
 from trainer.inference.grounding import Grounding
 from trainer.inference.predict import VideoGrounder
 from trainer.pictures.examples import draw_timeline
@@ -23,6 +25,7 @@ from trainer.pictures.pages import fill
 
 LOG = logging.getLogger(__name__)
 
+MOMENTS = 12  # of the archive
 SHOWN = 5  # windows of a sentence, and sentences to try
 MOST_SENTENCES = 20  # at once
 LONGEST = 500  # letters of a sentence
@@ -34,7 +37,7 @@ class Page:
 
     grounder: answers. videos: those at hand. examples: those on offer. Windows with a score below
     `threshold` are folded away. tries: sentences of which those are offered that fit a video.
-    `stopping` ends what runs.
+    archive: what is searched as a whole, if there is one. `stopping` ends what runs.
     """
 
     def __init__(
@@ -44,12 +47,14 @@ class Page:
         examples: Sequence[Example],
         threshold: float = 0.0,
         tries: Sequence[str] = (),
+        archive: Archive | None = None,
     ) -> None:
         self.grounder = grounder
         self.videos = videos
         self.examples = examples
         self.threshold = threshold
         self.tries = list(tries)
+        self.archive = archive
         self.stopping = threading.Event()
 
     def choose(self, event: gr.EventData) -> tuple[str, str, str, str]:
@@ -70,12 +75,48 @@ class Page:
         key = _given(event, "key")
         return *self._shown(lambda: self.videos.get(key if isinstance(key, str) else "")), ""
 
-    def _shown(self, find: Callable[[], Video]) -> tuple[str, str]:
+    def _shown(
+        self, find: Callable[[], Video], moment: tuple[float, float] | None = None
+    ) -> tuple[str, str]:
         try:
             video = find()
         except Exception as error:
             return fill("demo_player.html", video=None, fault=_fault(error)), ""
-        return fill("demo_player.html", video=video), video.key
+        return fill("demo_player.html", video=video, moment=moment), video.key
+
+    def search(self, text: str) -> str:
+        """Moments of the whole archive for the sentence in `text`."""
+        assert self.archive is not None
+        try:
+            sentences = _sentences(text)
+            if len(sentences) > 1:
+                raise InputError("Ask the archive one sentence at a time")
+            begin = time.perf_counter()
+            (answer,) = self.archive.search(sentences, MOMENTS)
+            took = time.perf_counter() - begin
+            moments = [pictured(moment) for moment in answer.listed or answer.moments]
+        except Exception as error:
+            return fill("demo_archive.html", fault=_fault(error))
+        index = self.archive.index
+        summary = f"{len(index.videos):,} videos, {len(index):,} clips; answered in {took:.2f} s."
+        if answer.not_found:
+            said = f"{answer.not_found[0].upper()}{answer.not_found[1:]}."
+            summary = f"{said} The best guesses all the same. {summary}"
+        return fill("demo_archive.html", fault=None, summary=summary, moments=moments)
+
+    def play(self, event: gr.EventData, text: str) -> tuple[str, str, str, str]:
+        """A moment of the archive was chosen: player, key, the sentence, no answer yet."""
+        name, start, end = (_given(event, each) for each in ("video", "start", "end"))
+        fits = isinstance(name, str) and all(type(each) in (int, float) for each in (start, end))
+        moment = (start, end) if fits and 0 <= start < end < 1e9 else None
+        return *self._shown(lambda: self._of_archive(name if fits else ""), moment), text, ""
+
+    def _of_archive(self, name: str) -> Video:
+        """The video of this id; InputError for what is none of the archive."""
+        videos = [] if self.archive is None else self.archive.folders(name)
+        if not videos:
+            raise InputError("There is no such video; search again")
+        return self.videos.open(file_of(name, videos[0]))
 
     def ask(self, key: str, text: str, progress: Any) -> str:
         """The answer to the sentences in `text`, one a line; without any, sentences to try."""
@@ -229,6 +270,19 @@ def build(page: Page, name: str, most: int) -> gr.Blocks:
     with blocks:
         key = gr.State("")
         _html("demo_head.html", name=name)
+        if page.archive is not None:
+            with gr.Row():
+                asked = gr.Textbox(
+                    label="What to look for in the whole archive",
+                    placeholder="a dog jumps into the water",
+                    elem_id="archive",
+                    scale=5,
+                    min_width=320,
+                )
+                search = gr.Button(
+                    "Search", variant="primary", scale=1, min_width=120, elem_id="search"
+                )
+            moments = _html("demo_archive.html", "demo_archive.js", fault=None, moments=None)
         with gr.Row():
             with gr.Column(scale=3, min_width=320):
                 player = _html("demo_player.html", video=None, fault=None)
@@ -259,6 +313,16 @@ def build(page: Page, name: str, most: int) -> gr.Blocks:
         def ask(key: str, text: str, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
             return page.ask(key, text, progress)
 
+        if page.archive is not None:
+            gr.on(
+                [search.click, asked.submit],
+                page.search,
+                asked,
+                moments,
+                concurrency_limit=1,
+                **private,
+            )
+            moments.click(page.play, asked, [player, key, sentences, found], **private)
         examples.click(page.choose, None, [player, key, sentences, found], **private)
         upload.upload(page.uploaded, None, [player, key, found], **private)
         gr.on(

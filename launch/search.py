@@ -34,7 +34,7 @@ from trainer.cli import command, make_parser, parse, terminal
 from trainer.pictures.timeline import clock
 
 if TYPE_CHECKING:
-    from trainer.archive.archive import Answer
+    from trainer.archive.archive import Answer, Moment
 
 UNFIT = re.compile(r"[^\w.-]+")
 
@@ -59,6 +59,11 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--top", type=int, default=10, help="moments of each sentence")
     parser.add_argument(
         "--candidates", type=int, default=20, help="stretches of videos that the model looks at"
+    )
+    parser.add_argument(
+        "--guess",
+        action="store_true",
+        help="of a sentence that is not found, show the best moments as a guess",
     )
     parser.add_argument(
         "--exact", action="store_true", help="compare every clip, also where FAISS was trained"
@@ -90,8 +95,9 @@ def main(args: list[str] | None = None) -> None:
     console = terminal()
     with console.status(Text(f"searching {options.index}")):
         answers = _answers(options, [question.query for question in questions])
-    for answer in answers:
-        console.print(_table(answer), "")
+    shown = [_shown(answer, options.guess) for answer in answers]
+    for answer, moments in zip(answers, shown, strict=True):
+        console.print(_table(answer, moments), "")
         if answer.unread:
             console.print(
                 f"this sentence is longer than the encoder reads: its last {answer.unread} tokens "
@@ -105,10 +111,10 @@ def main(args: list[str] | None = None) -> None:
     if options.page is not None:
         from launch.search_page import write_search_page
 
-        write_search_page(options.page, str(options.index), answers)
+        write_search_page(options.page, str(options.index), answers, shown)
         console.print(f"page      {options.page}", soft_wrap=True)
     if options.clips is not None:
-        _cut_out(answers, options.clips, console)
+        _cut_out(shown, options.clips, console)
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -144,7 +150,11 @@ def _answers(options: Any, sentences: list[str]) -> "list[Answer]":
         return archive.search(sentences, options.top, options.candidates)
 
 
-def _table(answer: "Answer") -> Table:
+def _shown(answer: "Answer", guess: bool) -> "tuple[Moment, ...]":
+    return answer.moments if guess and answer.not_found else answer.listed
+
+
+def _table(answer: "Answer", moments: "Sequence[Moment]") -> Table:
     table = Table(
         title=f"“{answer.query}”",
         title_justify="left",
@@ -156,11 +166,12 @@ def _table(answer: "Answer") -> Table:
     for name in ("from", "to", "score"):
         table.add_column(name, justify="right")
     table.add_column("", min_width=20)
-    for moment in answer.moments:
+    for moment in moments:
         seconds = clock(moment.start), clock(moment.end)
-        table.add_row(moment.video, *seconds, f"{moment.score:.2f}", bar(moment.score))
-    if not answer.moments:
-        table.add_row("nothing found", "", "", "", "")
+        says = Text("a guess", style="dim") if answer.not_found else bar(moment.score)
+        table.add_row(moment.video, *seconds, f"{moment.score:.2f}", says)
+    if answer.not_found:
+        table.caption, table.caption_justify = answer.not_found, "left"
     return table
 
 
@@ -185,6 +196,8 @@ def _write(
             named
             | {
                 "query": answer.query,
+                "found": not answer.not_found,
+                **({} if answer.existence is None else {"existence": round(answer.existence, 4)}),
                 "pred_moments": [
                     [m.video, round(m.start, 3), round(m.end, 3), round(m.score, 4)]
                     for m in answer.moments
@@ -202,18 +215,18 @@ def _write(
     write_text(path, text)
 
 
-def _cut_out(answers: "Sequence[Answer]", folder: Path, console: Console) -> None:
+def _cut_out(shown: "Sequence[Sequence[Moment]]", folder: Path, console: Console) -> None:
     """Write the moments as `<sentence>-<rank>-<video>.mp4`; one that fails is told."""
     from launch.search_page import file_of
     from trainer.inference.cutting import cut
 
     make_folder(folder)
-    for number, answer in enumerate(answers, start=1):
-        for rank, moment in enumerate(answer.moments, start=1):
+    for number, moments in enumerate(shown, start=1):
+        for rank, moment in enumerate(moments, start=1):
             name = UNFIT.sub("_", moment.video)[-100:]
             clip = folder / f"{number}-{rank}-{name}.mp4"
             try:
-                how = cut(file_of(moment), moment.start, moment.end, clip)
+                how = cut(file_of(moment.video, moment.videos), moment.start, moment.end, clip)
                 console.print(f"clip      {clip} ({how})", soft_wrap=True)
             except NotWritten:
                 raise

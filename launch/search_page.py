@@ -1,5 +1,6 @@
 """What does a person see of what was found in an archive? A page of moments, in their order."""
 
+import logging
 import os
 from collections.abc import Sequence
 from functools import lru_cache
@@ -11,14 +12,21 @@ from data_pipeline.errors import InputError, told
 from trainer.archive.archive import Answer, Moment
 from trainer.pictures.examples import draw_timeline, video_of
 from trainer.pictures.pages import write_page
-from trainer.pictures.thumbnails import data_uri, film_strip
+from trainer.pictures.thumbnails import data_uri, film_strip, still
 from trainer.pictures.timeline import Timeline
+
+LOG = logging.getLogger(__name__)
 
 STRIPS_KEPT = 64  # of videos, drawn once for all sentences that they answer
 
 
-def write_search_page(path: Path, index: str, answers: Sequence[Answer]) -> Path:
-    """Write the page; a video whose file is not there has no pictures, and says so."""
+def write_search_page(
+    path: Path, index: str, answers: Sequence[Answer], shown: Sequence[Sequence[Moment]]
+) -> Path:
+    """Write the page of the moments that are shown of each answer.
+
+    A video whose file is not there has no pictures, and says so.
+    """
     strips = lru_cache(STRIPS_KEPT)(_strip)
     return write_page(
         "archive.html",
@@ -27,21 +35,34 @@ def write_search_page(path: Path, index: str, answers: Sequence[Answer]) -> Path
         answers=[
             {
                 "query": answer.query,
-                "found": [draw(moment, path, strips) for moment in answer.moments],
+                "not_found": answer.not_found,
+                "found": [draw(moment, path, strips) for moment in moments],
             }
-            for answer in answers
+            for answer, moments in zip(answers, shown, strict=True)
         ],
     )
 
 
-def file_of(moment: Moment) -> Path:
-    """The file of a moment's video; InputError where it is not known or not there."""
-    if moment.videos is None:
+def file_of(video: str, folder: str | None) -> Path:
+    """The file of a video of an archive; InputError where it is not known or not there."""
+    if folder is None:
         raise InputError(
-            f"{moment.video}: the index does not know where the videos lie; launch.index --add its "
-            "set with --videos FOLDER"
+            f"{video}: the index does not know where the videos lie; launch.index --add its set "
+            "with --videos FOLDER"
         )
-    return video_of(Path(moment.videos), moment.video)
+    return video_of(Path(folder), video)
+
+
+def pictured(moment: Moment) -> dict[str, Any]:
+    """A moment with the address of a picture from its middle, or why there is none."""
+    about = moment.to_row() | {"picture": None, "fault": None}
+    try:
+        middle = (moment.start + moment.end) / 2
+        about["picture"] = data_uri(still(file_of(moment.video, moment.videos), middle))
+    except Exception as error:  # an odd video costs its own picture
+        LOG.debug("no picture: %s", told(error))
+        about["fault"] = "no picture"
+    return about
 
 
 def draw(moment: Moment, page: Path, strips: Any) -> dict[str, Any]:
@@ -49,7 +70,7 @@ def draw(moment: Moment, page: Path, strips: Any) -> dict[str, Any]:
     line = Timeline("", moment.duration, ((moment.start, moment.end, moment.score),))
     drawn: dict[str, Any] = {"name": moment.video, "strip": [], "fault": None, "play": None}
     try:
-        file = file_of(moment)
+        file = file_of(moment.video, moment.videos)
         drawn["strip"] = strips(file, moment.duration)
         beside = os.path.relpath(file.resolve(), page.resolve().parent)
         drawn["play"] = f"{quote(beside)}#t={moment.start:.3f},{moment.end:.3f}"

@@ -9,7 +9,14 @@ import pytest
 from data_pipeline.features.shards import FeatureSet
 from launch import evaluate, index, search
 from tests.data_pipeline.conftest import write_video
-from tests.trainer.archive.conftest import features, indexed, run  # noqa: F401 - fixtures
+from tests.trainer.archive.conftest import (  # noqa: F401 - fixtures
+    features,
+    index_of,
+    indexed,
+    judging_run,
+    run,
+)
+from trainer.archive.archive import Answer
 from trainer.archive.index import Index
 
 
@@ -117,6 +124,28 @@ def test_a_video_that_is_gone_costs_its_pictures_alone(
     page = (tmp_path / "f.html").read_text()
     assert page.count("no such video file") == 2
     assert "Play from" not in page
+
+
+def test_what_is_not_found_is_said_and_guessed_on_request(
+    tmp_path: Path,
+    judging_run: Path,  # noqa: F811
+    features: FeatureSet,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = index_of(tmp_path / "judged", judging_run, features)
+    monkeypatch.setattr(Answer, "listed", ())
+    asked = [str(folder), "topic 1", "--top", "2", f"--page={tmp_path}/f.html"]
+    assert search.main(asked) == 0
+    assert "not found: " in capsys.readouterr().out
+    assert "Play from" not in (page := (tmp_path / "f.html").read_text())
+    assert "a guess" not in page
+    assert search.main([*asked, "--guess", f"--json={tmp_path}/f.json"]) == 0
+    assert capsys.readouterr().out.count("a guess") == 2
+    assert (tmp_path / "f.html").read_text().count("What follows is a guess.") == 1
+    (row,) = json.loads((tmp_path / "f.json").read_text())["results"]
+    assert row["found"] is False
+    assert 0 < row["existence"] < 1
 
 
 def test_annotated_sentences_are_answered_and_scored(

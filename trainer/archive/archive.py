@@ -7,13 +7,14 @@ for answer in archive.search(["a dog jumps into the water", "people wave"], top=
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from data_pipeline.errors import InputError
 from data_pipeline.extraction.encoding import SentenceFeatures
@@ -25,6 +26,7 @@ from trainer.archive.index import Index
 from trainer.archive.searching import Candidate, candidates
 from trainer.archive.vectors import Floats, Half, Vectors, padded
 from trainer.inference.decode import decode
+from trainer.inference.grounding import LISTED
 from trainer.inference.postprocess import postprocess
 from trainer.inference.predict import CLIPS_AT_ONCE, SENTENCES_AT_ONCE, Grounder
 from trainer.inference.pretrained import WEIGHTS, find_model
@@ -41,15 +43,15 @@ FirstStage = Callable[[Floats, int, int], list[list[Candidate]]]
 class Moment:
     """Seconds [start, end) of a video, how sure the model is, and where the video's file may lie.
 
-    `likeness` is the cosine of the sentence and the best clip of the stretch it was found in.
+    existence: probability that the video shows it, None where the model does not judge that.
     """
 
     video: str
     start: float
     end: float
     score: float
-    likeness: float
     duration: float
+    existence: float | None = None
     videos: str | None = None
 
     def to_row(self) -> dict[str, Any]:
@@ -68,7 +70,9 @@ class Answer:
 
     moments: best first. candidates: (video, start, end, cosine) of the stretches that the model
     looked at, most like the sentence first. seconds: of the first stage and of the second. unread:
-    tokens at the end of the sentence that the encoder does not read.
+    tokens at the end of the sentence that the encoder does not read. existence: probability that
+    the surest video shows it, None where the model does not judge that; in videos that are less
+    sure than `least` it is not found.
     """
 
     query: str
@@ -76,6 +80,41 @@ class Answer:
     candidates: tuple[tuple[str, float, float, float], ...]
     seconds: tuple[float, float]
     unread: int = 0
+    existence: float | None = None
+    least: float = 0.5
+
+    @property
+    def listed(self) -> tuple[Moment, ...]:
+        """The moments in which it is found."""
+        return tuple(
+            moment
+            for moment in self.moments
+            if moment.score >= LISTED
+            and (moment.existence is None or moment.existence >= self.least)
+        )
+
+    @property
+    def not_found(self) -> str:
+        """Why nothing is listed, in words; empty where something is."""
+        if self.listed:
+            return ""
+        if self.existence is None or self.existence >= self.least:
+            return "not found"
+        return f"not found: {self.existence:.1%} sure that any video shows it"
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Windows (n, 3) that the model found in a stretch of a video, and the stretch's existence."""
+
+    video: int
+    duration: float
+    windows: NDArray[np.float64]
+    existence: float | None
+
+
+def _surest(seen: Sequence[_Seen]) -> float | None:
+    return max((each.existence for each in seen if each.existence is not None), default=None)
 
 
 class Archive:
@@ -147,11 +186,19 @@ class Archive:
         answers = []
         for query, text, stretches in zip(asked, texts, found, strict=True):
             begin = time.perf_counter()
-            moments = self._ground(text, stretches)
+            moments, existence = self._ground(text, stretches)
             second = time.perf_counter() - begin
             told = tuple(self._told(each) for each in stretches)
-            answers.append(Answer(query, moments[:top], told, (first, second), text.unread))
+            seconds, least = (first, second), self.grounder.export.calibration.threshold
+            answers.append(
+                Answer(query, moments[:top], told, seconds, text.unread, existence, least)
+            )
         return answers
+
+    def folders(self, video: str) -> list[str | None]:
+        """Where the files of videos of this id may lie; one entry for each of them."""
+        rows = self.index.videos["set"][self.index.known([video])]
+        return [self.index.manifest.sets[int(number)].videos for number in rows]
 
     def _exactly(self, sentences: Floats, count: int, longest: int) -> list[list[Candidate]]:
         return candidates(self.index, sentences, count, longest)
@@ -180,53 +227,57 @@ class Archive:
         check_features(features, self.grounder.export, Path(self.index.manifest.model))
         return features
 
+    def _ground(
+        self, text: SentenceFeatures, stretches: Sequence[Candidate]
+    ) -> tuple[tuple[Moment, ...], float | None]:
+        """The moments of a sentence in all the stretches, best first, and the surest existence."""
+        config = self.grounder.export.postprocess
+        by_video: dict[int, list[_Seen]] = {}
+        for each in self._look(text, stretches):
+            by_video.setdefault(each.video, []).append(each)
+        moments: list[Moment] = []
+        for video, seen in by_video.items():
+            windows = np.concatenate([each.windows for each in seen])
+            # Near-duplicates help a benchmark, not a reader.
+            keep = replace(config, demote=False, keep=config.keep * len(seen))
+            (kept,) = postprocess(windows[None], [seen[0].duration], keep)
+            known = self.index.manifest.sets[int(self.index.videos["set"][video])]
+            about = seen[0].duration, _surest(seen), known.videos
+            moments += [
+                Moment(self.index.name(video), float(start), float(end), float(score), *about)
+                for start, end, score in kept
+            ]
+        ranked = tuple(sorted(moments, key=lambda moment: -moment.score))
+        return ranked, _surest([each for seen in by_video.values() for each in seen])
+
     @torch.inference_mode()
-    def _ground(self, text: SentenceFeatures, stretches: Sequence[Candidate]) -> tuple[Moment, ...]:
-        """The moments of a sentence in all the stretches, best first."""
+    def _look(self, text: SentenceFeatures, stretches: Sequence[Candidate]) -> Iterator[_Seen]:
+        """What the model sees of a sentence in each of the stretches, some of them at once."""
         grounder, length = self.grounder, self._clip_length
-        config = replace(grounder.export.postprocess, demote=False)
         words = torch.from_numpy(text.features).to(grounder.device).float()  # (T, K, Dt)
         together = max(1, CLIPS_AT_ONCE // grounder.export.max_clips)
-        windows: dict[int, list[Any]] = {}  # video -> (n, 3) of each of its stretches
-        durations: dict[int, float] = {}
-        likeness: dict[int, float] = {}
         for place in range(0, len(stretches), together):
             some = stretches[place : place + together]
             read = [self._read(each) for each in some]
             clips, mask = (each.to(grounder.device) for each in padded([c for c, _ in read]))
-            asked = words.expand(len(some), *words.shape)
+            asked = words.expand(len(some), *words.shape)  # (B, T, K, Dt)
             asked_mask = torch.ones(asked.shape[:2], dtype=torch.bool, device=grounder.device)
             prediction = grounder.model(clips.float(), mask, asked, asked_mask)
-            offsets = [each.first * length for each in some]
-            spans = mask.sum(1) * length
+            spans = mask.sum(1) * length  # (B,)
             ends = [
-                min(float(span), duration - offset)
-                for span, offset, (_, duration) in zip(spans, offsets, read, strict=True)
+                min(float(span), duration - each.first * length)
+                for span, each, (_, duration) in zip(spans, some, read, strict=True)
             ]
             decoded = decode(prediction, mask, spans, ends)
-            scored, _ = grounder.export.calibration.comparable(decoded)
-            for row, (each, offset) in enumerate(zip(some, offsets, strict=True)):
-                found = scored[row][decoded.real[row]] + np.array([offset, offset, 0.0])
-                windows.setdefault(each.video, []).append(found)
-                durations[each.video] = read[row][1]
-                likeness[each.video] = max(each.score, likeness.get(each.video, -1.0))
-        moments = []
-        for video, parts in windows.items():
-            together_ = np.concatenate(parts)[None]
-            keep = replace(config, keep=config.keep * len(parts))
-            (kept,) = postprocess(together_, [durations[video]], keep)
-            known = self.index.manifest.sets[int(self.index.videos[video]["set"])]
-            moments += [
-                Moment(
-                    self.index.name(video),
-                    *(float(start), float(end), float(score)),
-                    likeness[video],
-                    durations[video],
-                    known.videos,
+            found, existence = grounder.export.calibration.comparable(decoded)
+            for row, each in enumerate(some):
+                offset = each.first * length
+                yield _Seen(
+                    each.video,
+                    read[row][1],
+                    found[row][decoded.real[row]] + np.array([offset, offset, 0.0]),
+                    None if existence is None else float(existence[row]),
                 )
-                for start, end, score in kept
-            ]
-        return tuple(sorted(moments, key=lambda moment: -moment.score))
 
     def _read(self, candidate: Candidate) -> tuple[Half, float]:
         """The features of a stretch (l, K, Dv), and the duration of its video."""

@@ -37,6 +37,11 @@ def film_strip(
         raise InputError(f"{name}: cannot be read as a video ({told(error)})") from error
 
 
+def still(video: Path, instant: float, height: int = 120) -> Image.Image:
+    """What is shown at `instant` seconds, nearly; errors as of `film_strip`."""
+    return film_strip(video, 2 * instant, count=1, height=height)[0]
+
+
 def data_uri(image: Image.Image, quality: int = 72) -> str:
     """The picture as a JPEG in a data: address, for pages that need no other file."""
     buffer = io.BytesIO()

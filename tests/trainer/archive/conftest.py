@@ -1,6 +1,7 @@
 """A model of six topics, sets of stored features, and the index of one of them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from data_pipeline.extraction.encoding import SentenceFeatures
 from data_pipeline.features.shards import FeatureSet, Provenance
 from model.config import SDSTConfig
+from model.kinds import build
 from model.sdst.sdst import SDST
 from trainer.archive.building import Source, add_sets
 from trainer.archive.writing import writer
@@ -51,6 +53,17 @@ def run(tmp_path: Path, provenance: Provenance, monkeypatch: pytest.MonkeyPatch)
     described = Export(CONFIG, encoder_of(provenance), provenance, max_clips=LONGEST)
     export(tmp_path / "run" / "model", SDST(CONFIG), dump_config(described))
     return tmp_path / "run"
+
+
+@pytest.fixture
+def judging_run(run: Path, provenance: Provenance) -> Path:
+    """The same with a model that judges existence."""
+    torch.manual_seed(0)
+    config = replace(CONFIG, existence=True)
+    described = Export(config, encoder_of(provenance), provenance, max_clips=LONGEST)
+    folder = run.with_name("judging")
+    export(folder / "model", build(config), dump_config(described))
+    return folder
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from data_pipeline.features.shards import FeatureSet
 from tests.trainer.archive.conftest import LONGEST, index_of
 from trainer.archive import archive as archive_module
 from trainer.archive import searching
-from trainer.archive.archive import Archive
+from trainer.archive.archive import Answer, Archive
 from trainer.archive.building import remove
 from trainer.archive.index import Index
 from trainer.archive.searching import Candidate, candidates, highest
@@ -170,3 +170,30 @@ def test_an_empty_archive_answers_nothing(
     with writer(folder, "", None) as target:
         remove(target, [str(tmp_path / "one")])
     assert Archive.open(folder).search("topic 1")[0].moments == ()
+
+
+def test_what_no_video_shows_is_not_found_and_the_best_guess_is_kept(
+    tmp_path: Path, judging_run: Path, features: FeatureSet
+) -> None:
+    archive = Archive.open(index_of(tmp_path / "judged", judging_run, features))
+    export = archive.grounder.export
+
+    def with_threshold(threshold: float) -> Answer:
+        # The model is not trained: windows as sure as can be leave existence to decide.
+        calibration = replace(export.calibration, threshold=threshold, window_offset=40.0)
+        archive.grounder.export = replace(export, calibration=calibration)
+        return archive.search("topic 3", top=99)[0]
+
+    answer = with_threshold(0.0)
+    sure = sorted({m.existence for m in answer.moments if m.existence is not None})
+    assert answer.existence == sure[-1]
+    scores = [moment.score for moment in answer.moments]
+    assert scores == sorted(scores, reverse=True)
+    some = with_threshold(sure[-3])
+    assert {moment.existence for moment in some.listed} <= set(sure[-3:])
+    assert some.listed
+    assert not some.not_found
+    none = with_threshold((1 + sure[-1]) / 2)
+    assert none.listed == ()
+    assert none.moments == answer.moments
+    assert none.not_found == f"not found: {sure[-1]:.1%} sure that any video shows it"

@@ -32,7 +32,15 @@
 
   // Events of a video do not bubble.
   document.addEventListener("error", (event) => {
-    if (event.target === screen()) document.getElementById("unplayable").hidden = false;
+    const video = screen();
+    if (event.target !== video) return;
+    document.getElementById("unplayable").hidden = false;
+    const clip = video.dataset.clip; // of a moment of the archive, once
+    delete video.dataset.clip;
+    if (clip) {
+      offset = Number(clip.match(/([\d.]+)-[\d.]+\.mp4$/)[1]);
+      video.src = clip;
+    }
   }, true);
   document.addEventListener("timeupdate", (event) => {
     if (event.target !== screen()) return;
