@@ -68,7 +68,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     features = FeatureEncoder(ENCODER).provenance
     torch.manual_seed(0)
     described = Export(MODEL, encoder_of(features), features, max_clips=6)
-    export(folder / "model", SDST(MODEL), dump_config(described))
+    model = SDST(MODEL)
+    torch.nn.init.zeros_(model.classify[0].bias)  # scores that are listed
+    export(folder / "model", model, dump_config(described))
     film(folder / "example.mp4")
     (folder / "config.yaml").write_text(f"name: small\nvideos: {folder}\n")
     row = {"vid": "example", "query": "a yellow square wanders to the right"}

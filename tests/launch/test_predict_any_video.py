@@ -45,7 +45,9 @@ MODEL = SDSTConfig(
 def save_model(folder: Path, features: Any) -> Path:
     torch.manual_seed(0)
     described = Export(MODEL, encoder_of(features), features, max_clips=6)
-    export(folder, SDST(MODEL), dump_config(described))
+    model = SDST(MODEL)
+    torch.nn.init.zeros_(model.classify[0].bias)  # scores that are listed
+    export(folder, model, dump_config(described))
     return folder
 
 
