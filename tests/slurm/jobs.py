@@ -54,9 +54,12 @@ class Job:
         self.slurm.wait(look, limit)
 
     def until_requeued(self, limit: float) -> None:
-        """Wait until the job is in the queue again, and spare it Slurm's two minutes there."""
+        """Wait until the job is in the queue again, and spare it most of Slurm's two minutes there.
+
+        Not all: nodes refuse a job while they still clear up after its last start.
+        """
         self.until(lambda: self.restarts > 0 and self.known["JobState"] == "PENDING", limit)
-        self.update(StartTime="now")
+        self.update(StartTime="now+8")
 
     def until_ended(self, limit: float) -> tuple[str, int]:
         """The state and the status that the job ends with."""
