@@ -86,7 +86,7 @@ def main(args: list[str] | None = None) -> None:
 
     accelerator = join(config)
     set_seed(config.seed)
-    batches, source, clips, tokens = open_batches(config)
+    batches, source, clips, tokens = open_batches(config, accelerator.device)
     CONSOLE.print(
         f"{config.data.batch_size} pairs a step, {source}, {accelerator.device}, "
         f"{torch.get_num_threads()} thread(s), {config.precision}"
@@ -135,14 +135,16 @@ def main(args: list[str] | None = None) -> None:
     CONSOLE.print(f"trace: {config.trace}")
 
 
-def open_batches(config: ProfileConfig) -> "tuple[Iterable[PairBatch], str, int, int]":
+def open_batches(
+    config: ProfileConfig, device: "torch.device"
+) -> "tuple[Iterable[PairBatch], str, int, int]":
     """Endless training batches, what they are, and the mean clips and tokens of a pair."""
     if not (Location(config.data.train) / "manifest.json").is_file():
         source = f"random features ({config.data.train} is not there)"
         return random_batches(config), source, config.clips, config.tokens
     from data_pipeline.stream.stream import PairStream
 
-    stream = PairStream(FeatureSet(config.data.train), config.data, config.seed)
+    stream = PairStream(FeatureSet(config.data.train), config.data, config.seed, device=device)
     clips, tokens = stream.pairs.means()
     return epochs_of(stream), f"features {config.data.train}", round(clips), round(tokens)
 

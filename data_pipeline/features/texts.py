@@ -45,6 +45,9 @@ class Texts:
         start = self.ends.item(index - 1) if index else 0
         return self.words[start : self.ends.item(index)].tobytes().rstrip(b"\0").decode()
 
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))
+
     def take(self, rows: Ints) -> "Texts":
         """The texts of these numbers."""
         starts = begins(self.ends)[rows]

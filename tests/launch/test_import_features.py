@@ -83,6 +83,7 @@ def test_released_features_become_a_whole_set_and_missing_videos_are_reported(
     assert "rows more or fewer than annotated: 7" in printed
     assert "read again, 0 faults" in printed
     features = FeatureSet(released / "features/train")
+    assert str(features.columns.arrays.source).endswith("train/index.safetensors")
     failures = [(row["vid"], row.get("qid"), row["kind"]) for row in read_failures(features.folder)]
     assert sorted(failures, key=str) == [
         ("Video.4_0.0_20.0", None, "missing"),

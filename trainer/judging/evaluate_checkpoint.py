@@ -59,7 +59,7 @@ def evaluate_checkpoint(config: Config, checkpoint: Path, dump: bool) -> None:
     members = {
         name: MEMBERS[name]
         for name, split in splits.items()
-        if name in MEMBERS and are_qvhighlights(sample.vid for sample in split.features.samples)
+        if name in MEMBERS and are_qvhighlights(split.features.columns.vids)
     }
     folder = config.folder / "evaluation"
     if accelerator.is_main_process:

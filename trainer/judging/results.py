@@ -42,7 +42,7 @@ def export(
         encoder=encoder_of(features.provenance),
         features=features.provenance,
         postprocess=config.eval.postprocess,
-        max_clips=max(sample.clips for sample in features.samples),
+        max_clips=int(features.columns.clips.max()),
         provenance=provenance(config, features),
         calibration=calibration,
     )

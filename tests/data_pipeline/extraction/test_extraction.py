@@ -128,6 +128,7 @@ def encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], lis
 def test_extraction_stores_what_the_encoder_gives_alone(undisturbed: Path, inputs: Path) -> None:
     features = FeatureSet(undisturbed)
     assert list(verify(undisturbed, inputs / "annotations.jsonl")) == []
+    assert features.columns.arrays.source == undisturbed / "index.safetensors"
     encoder = FeatureEncoder(ENCODER)
     for index in (0, 5):
         sample = features.read(index)
