@@ -44,7 +44,8 @@ class Mapped(Mapping[str, Array]):
 
     `notes` are short texts about them. Pickled, it is a path: another process of this user on this
     host maps the same bytes, whatever has become of the file's name since. Arrays of a file are
-    read-only, and `source` names it.
+    read-only, and `source` names it. A file is replaced and never written into: the system ends who
+    looks at a part that was cut off meanwhile.
     """
 
     def __init__(self, descriptor: int, source: object, writable: bool = False) -> None:

@@ -12,7 +12,9 @@ import dataclasses
 import logging
 import math
 import os
+import pickle
 import socket
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +32,7 @@ from data_pipeline.features.samples import Damaged, StoredQuery, query_rows, sto
 from data_pipeline.features.shards import FeatureSet
 from data_pipeline.features.texts import Texts
 from data_pipeline.features.writing import to_json
-from data_pipeline.mapped import Mapped
+from data_pipeline.mapped import Array, Mapped
 from data_pipeline.stream import memory
 from data_pipeline.stream.batches import PairBatch
 from data_pipeline.stream.fetching import make_fetcher
@@ -134,8 +136,8 @@ class Resident:
                 problem = str(error)
         rows, details, faults = mine.given(held, problem)
         self.rows = Rows(features.columns, details, faults)
-        self.video = torch.from_numpy(rows["video"]).view(-1, *features.video_shape).to(device)
-        self.text = torch.from_numpy(rows["text"]).view(-1, *features.text_shape).to(device)
+        self.video = _tensor(rows["video"]).view(-1, *features.video_shape).to(device)
+        self.text = _tensor(rows["text"]).view(-1, *features.text_shape).to(device)
         mine.end()
 
     def gather(self, batch: PairBatch) -> PairBatch:
@@ -143,6 +145,12 @@ class Resident:
         return dataclasses.replace(
             batch, video=_taken(self.video, batch.video), text=_taken(self.text, batch.text)
         )
+
+
+def _tensor(rows: Array) -> Tensor:
+    with warnings.catch_warnings():  # of rows that another rank made; nobody writes into them
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(rows)
 
 
 def _taken(rows: Tensor, numbers: Tensor) -> Tensor:
@@ -247,9 +255,11 @@ class _Turn:
 
     def given(self, held: Any, problem: str | None) -> Any:
         """What this rank, or the one that read for it, holds."""
-        told = _everyone((held if self.reads and len(self._hosts) > 1 else None, problem))
+        # Taken out of its wrapping by the ranks of this host alone: others could not map it.
+        others = self.reads and len(self._hosts) > 1
+        told = _everyone((pickle.dumps(held) if others else b"", problem))
         _raise_first(problem for _, problem in told)
-        return held if self.reads else told[self._reader][0]
+        return held if self.reads else pickle.loads(told[self._reader][0])
 
     def end(self) -> None:
         """Wait until everyone has what it was given: it ends with whoever gives it."""

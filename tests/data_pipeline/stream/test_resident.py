@@ -140,7 +140,7 @@ def test_sentences_come_back_from_the_rows_that_hold_them(features):
 
 
 RANKS = """
-    import os, sys
+    import sys, unittest.mock
     import numpy as np
     import torch
     from torch import distributed
@@ -159,6 +159,14 @@ RANKS = """
     assert len(reads) == (rank == 0), reads
     assert all(map(same, held.train(0), plain.train(0)))
     assert all(map(same, held.evaluate(), plain.evaluate()))
+    def nowhere(*_):
+        raise AssertionError("looks for memory of another host")
+    # On hosts of their own both read, and neither looks for what lies on the other.
+    with unittest.mock.patch.multiple(
+        "data_pipeline.stream.resident", _host=lambda: f"host {rank}", _read=read
+    ), unittest.mock.patch("data_pipeline.mapped._reopened", nowhere):
+        apart = PairStream(features, RESIDENT, 0, rank, world)
+    assert all(map(same, apart.train(0), plain.train(0)))
     # One rank cannot read, or has no room: both are told, and neither waits.
     def fails(*_):
         raise InputError("train: is damaged")
@@ -187,3 +195,4 @@ def test_two_ranks_of_a_host_share_what_one_of_them_reads(features, tmp_path):
     ]
     said = [process.communicate(timeout=200)[1] for process in ranks]
     assert [process.returncode for process in ranks] == [0, 0], "\n".join(said)[-3000:]
+    assert "not writable" not in "".join(said)
