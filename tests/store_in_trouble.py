@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 TROUBLES = ("error", "slow down", "late", "cut", "unheard")
-LATE = 0.5
+LATE = 0.3
 """Seconds by which a late answer comes later."""
 OF_A_CONNECTION = {"connection", "transfer-encoding", "content-length", "keep-alive"}
 
@@ -31,12 +31,18 @@ class Proxy(ThreadingHTTPServer):
         self.behind, self.share = urlsplit(behind).netloc, share
         self.address = f"http://127.0.0.1:{self.server_port}"
         self.requests = 0
+        self.planned: dict[tuple[str, str], list[str]] = {}
+        """What the next requests of a command, with a word in their path, will meet."""
         self.met: Counter[str] = Counter()
         self._random, self._lock = random.Random(seed), threading.Lock()
 
-    def draw(self) -> str | None:
-        """The trouble of the next request."""
+    def draw(self, command: str, path: str) -> str | None:
+        """The trouble of the next request: the one that was planned for its kind, or chance's."""
         with self._lock:
+            for kind in self.planned:
+                if command == kind[0] and kind[1] in path and self.planned[kind]:
+                    self.requests += 1
+                    return self.planned[kind].pop(0)
             self.requests += 1
             place = self._random.random() / self.share if self.share else len(TROUBLES)
             trouble = TROUBLES[int(place)] if place < len(TROUBLES) else None
@@ -56,7 +62,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _pass_on(self) -> None:
         body = self._body()
-        trouble = self.server.draw()
+        trouble = self.server.draw(self.command, self.path)
         if trouble == "unheard":
             self.close_connection = True
             return

@@ -23,6 +23,7 @@ import yaml
 from tests.kubernetes.pod_network import Network, sh
 
 ROOT = Path(__file__).resolve().parents[2]
+ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 Object = dict[str, Any]
 
 
@@ -40,6 +41,7 @@ class Cluster:
         images: what stands here for images of the manifests, by their names without tags
         work: folder of the claims, the pods' own volumes and the logs
         secrets: values by secret and key
+        account: folder of the token that pods get which may talk to the API
     """
 
     images: Mapping[str, str]
@@ -47,6 +49,7 @@ class Cluster:
     network: Network
     objects: list[Object]
     secrets: dict[str, dict[str, str]] = field(default_factory=dict)
+    account: Path | None = None
 
     def find(self, kind: str, name: str) -> Object:
         [found] = [
@@ -109,6 +112,8 @@ class Cluster:
         volumes = {volume["name"]: volume for volume in spec["volumes"]}
         for mount in container["volumeMounts"]:
             words += self._mount(pod, context, volumes[mount["name"]], mount)
+        if self.account and spec["automountServiceAccountToken"]:
+            words += ["--volume", f"{self.account}:{ACCOUNT}:ro"]
         for key, value in environment.items():
             words += ["--env", f"{key}={value}"]
         given = container.get("args", [])

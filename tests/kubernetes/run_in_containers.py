@@ -3,6 +3,7 @@
     python -m tests.kubernetes.run_in_containers --work DIR [what …]
 
     quickstart    the image's own command, in small
+    order         the order's pod starts each stage when what it needs is there, and none before
     dev           the `dev` overlay whole: videos, RayJob, TrainJob, evaluation, prediction
     extraction    the `gpu` overlay's RayJob, its groups apart, undisturbed and with its head lost
     undisturbed preempted killed cut
@@ -33,6 +34,7 @@ import yaml
 from tests.kubernetes.containers import Cluster, Object, Pod, rendered, stop
 from tests.kubernetes.cuda_in_containers import without_a_gpu
 from tests.kubernetes.extraction_in_containers import SERVICE, extract, shards
+from tests.kubernetes.order_in_containers import order
 from tests.kubernetes.pod_network import Network
 from tests.kubernetes.tracking_in_containers import (
     backup_and_restore,
@@ -73,7 +75,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, required=True, help="folder for claims and logs")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds of one run")
     parser.add_argument("--cuda-image", default="localhost/sdst:0.1.0-cuda")
-    every = ("quickstart", "dev", "extraction", *DISTURBANCES, "wrong", "cuda")
+    every = ("quickstart", "order", "dev", "extraction", *DISTURBANCES, "wrong", "cuda")
     parser.add_argument("what", nargs="*", choices=every, default=every[:-1])
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # containers end with us
@@ -90,6 +92,8 @@ def main() -> int:
         for what in [each for each in every if each in given.what]:
             if what == "quickstart":
                 told = quickstart(cluster)
+            elif what == "order":
+                told = order(cluster, given.limit)
             elif what == "dev":
                 told = dev(cluster, given.limit)
             elif what == "extraction":

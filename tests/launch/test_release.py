@@ -1,13 +1,9 @@
 """Stages are started when what they need is there, each once, and only by an account that may."""
 
-import json
 import re
-import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,96 +11,20 @@ import pytest
 
 from data_pipeline.features.shards import FeatureSet
 from launch import release
+from tests.kubernetes.api import Api, serving
 
 TRAINING = "trainer.kubeflow.org/v1alpha1/trainjobs/sdst"
 EVALUATION = "batch/v1/jobs/sdst-evaluation"
 QUEUE = "kueue.x-k8s.io/queue-name"
-MEDIA = "application/merge-patch+json"
-
-
-class Cluster:
-    """Objects by their paths, and what was asked; answers as the API does, over TLS."""
-
-    def __init__(self) -> None:
-        self.objects: dict[str, Any] = {}
-        self.patched: list[str] = []
-        self.troubles: list[int] = []
-        """Statuses of the next answers, before any is a real one."""
-        self.asked = threading.Event()
-
-    def add(self, name: str) -> str:
-        path = release.path_of(name).format(namespace="team")
-        self.objects[path] = {"metadata": {"labels": None}, "spec": {"suspend": True}}
-        return path
-
-    def answer(self, request: BaseHTTPRequestHandler, body: Any) -> tuple[int, Any]:
-        self.asked.set()
-        if request.headers["Authorization"] != "Bearer a-token":
-            return 401, {}
-        if self.troubles:
-            return self.troubles.pop(0), {}
-        if request.path not in self.objects:
-            return 404, {}
-        if body is not None:
-            assert request.headers["Content-Type"] == MEDIA
-            self.patched.append(request.path)
-            merge(self.objects[request.path], body)
-        return 200, self.objects[request.path]
-
-
-def merge(into: dict[str, Any], patch: dict[str, Any]) -> None:
-    for key, value in patch.items():
-        if isinstance(value, dict):
-            into[key] = into.get(key) or {}
-            merge(into[key], value)
-        else:
-            into[key] = value
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    account, cluster = tmp_path / "account", Cluster()
-    account.mkdir()
-    key = tmp_path / "key.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-            *("-subj", "/CN=api", "-addext", "subjectAltName=IP:127.0.0.1"),
-            *("-keyout", key, "-out", account / "ca.crt"),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    (account / "token").write_text("a-token\n")
-    (account / "namespace").write_text("team")
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.reply(None)
-
-        def do_PATCH(self) -> None:
-            self.reply(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-
-        def reply(self, body: Any) -> None:
-            status, found = cluster.answer(self, body)
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(json.dumps(found).encode())
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(account / "ca.crt", key)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(release, "ACCOUNT", account)
-    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
-    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.server_port))
-    yield cluster
-    server.shutdown()
-    server.server_close()
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    with serving(tmp_path / "account") as api:
+        monkeypatch.setattr(release, "ACCOUNT", tmp_path / "account")
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
+        yield api
 
 
 class Said:
@@ -130,7 +50,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Said:
 
 @pytest.mark.timeout(60)
 def test_training_starts_with_the_last_set_and_evaluation_with_the_run(
-    cluster: Cluster,
+    cluster: Api,
     tmp_path: Path,
     make_features: Callable[..., FeatureSet],
     said: Said,
@@ -156,14 +76,14 @@ def test_training_starts_with_the_last_set_and_evaluation_with_the_run(
     assert cluster.patched == [training, evaluation]
 
 
-def test_what_runs_already_is_left_alone(cluster: Cluster) -> None:
+def test_what_runs_already_is_left_alone(cluster: Api) -> None:
     path = cluster.add(TRAINING)
     cluster.objects[path]["spec"]["suspend"] = False
     assert release.main(["--training", TRAINING]) == 0
     assert cluster.patched == []
 
 
-def test_with_a_queue_the_object_stays_suspended_and_is_handed_to_it(cluster: Cluster) -> None:
+def test_with_a_queue_the_object_stays_suspended_and_is_handed_to_it(cluster: Api) -> None:
     path = cluster.add(TRAINING)
     for _ in range(2):
         assert release.main(["--training", TRAINING, "--queue", "ours"]) == 0
@@ -176,7 +96,7 @@ def test_with_a_queue_the_object_stays_suspended_and_is_handed_to_it(cluster: Cl
 
 @pytest.mark.timeout(60)
 def test_an_object_that_is_applied_later_and_an_api_in_trouble_are_waited_for(
-    cluster: Cluster, said: Said
+    cluster: Api, said: Said
 ) -> None:
     words = ["--training", TRAINING, "--queue", "", "--every", "0.05"]
     done = threading.Thread(target=release.main, args=(words,), daemon=True)
@@ -190,7 +110,7 @@ def test_an_object_that_is_applied_later_and_an_api_in_trouble_are_waited_for(
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_an_account_that_may_not_ends_in_one_line(
-    cluster: Cluster, status: int, capsys: pytest.CaptureFixture[str]
+    cluster: Api, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cluster.add(TRAINING)
     cluster.troubles = [status]
