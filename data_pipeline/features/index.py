@@ -11,7 +11,7 @@ indexes of its shards, which takes longer, and one line says so.
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.features.columns import Columns
 from data_pipeline.features.opening import OPENED_AT_ONCE, Counts
 from data_pipeline.holding import lock
-from data_pipeline.mapped import PIECE, Mapped, write_arrays
+from data_pipeline.mapped import PIECE, Array, Mapped, checksum, write_arrays
 from data_pipeline.output import NotWritten, make_folder, whole
 from data_pipeline.storage import Files, Location, Status
 from data_pipeline.untrusted import reading
@@ -53,13 +53,28 @@ class Seals:
 def write_columns(folder: Location, manifest: str, columns: Columns, seals: Seals) -> int:
     """Write the index of a set, complete or not at all; returns its bytes.
 
-    `manifest` is the SHA-256 of manifest.json. The same set makes the same bytes.
+    `manifest` is the SHA-256 of manifest.json. The same set makes the same bytes: a file of a disk
+    that holds them already stays.
     """
     arrays = {**columns.arrays, "index bytes": seals.sizes, "index sum": seals.sums}
-    with (folder / NAME).create() as file:
-        write_arrays(file, arrays, {"format": FORMAT, "manifest": manifest})
-        file.commit()
+    notes = {"format": FORMAT, "manifest": manifest}
+    if not _is_written(folder / NAME, arrays, notes):
+        with (folder / NAME).create() as file:
+            write_arrays(file, arrays, notes)
+            file.commit()
     return (folder / NAME).size()
+
+
+def _is_written(path: Location, arrays: Mapping[str, Array], notes: Mapping[str, str]) -> bool:
+    if path.local is None or not path.is_file():
+        return False
+    try:
+        found = Mapped.of_file(path.local)
+        found.check()
+    except InputError:
+        return False
+    sums = {name: checksum(array) for name, array in arrays.items()}
+    return found.notes == notes and found.sums == sums
 
 
 def open_columns(

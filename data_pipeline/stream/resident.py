@@ -12,7 +12,6 @@ import dataclasses
 import logging
 import math
 import os
-import pickle
 import socket
 import warnings
 from collections.abc import Iterator
@@ -252,18 +251,28 @@ class _Turn:
         rank = distributed.get_rank() if len(told) > 1 else 0
         self._reader = self._hosts.index(self._hosts[rank])
         self.reads = self._reader == rank
+        self._group: Any = None  # of the ranks of this host, where there are several
+        for host in dict.fromkeys(self._hosts):
+            members = [number for number, its in enumerate(self._hosts) if its == host]
+            if len(members) > 1:  # every rank takes part in making every group
+                group = distributed.new_group(members)
+                self._group = group if rank in members else self._group
 
     def given(self, held: Any, problem: str | None) -> Any:
         """What this rank, or the one that read for it, holds."""
-        # Taken out of its wrapping by the ranks of this host alone: others could not map it.
-        others = self.reads and len(self._hosts) > 1
-        told = _everyone((pickle.dumps(held) if others else b"", problem))
-        _raise_first(problem for _, problem in told)
-        return held if self.reads else pickle.loads(told[self._reader][0])
+        _raise_first(iter(_everyone(problem)))
+        if self._group is None:
+            return held
+        # Among the ranks of this host alone: others could not map it.
+        told = [held if self.reads else None]
+        distributed.broadcast_object_list(told, src=self._reader, group=self._group)
+        return told[0]
 
     def end(self) -> None:
         """Wait until everyone has what it was given: it ends with whoever gives it."""
         _everyone(None)
+        if self._group is not None:
+            distributed.destroy_process_group(self._group)
 
 
 Told = TypeVar("Told")

@@ -1,5 +1,6 @@
 """How good is a run at every threshold, and are its probabilities what comes true?"""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,10 +45,11 @@ def reliability_chart(path: Path, annotations: Sequence[Annotation]) -> Chart | 
 
     None unless every row of the predictions in `path` judges existence.
     """
-    rows = {str(row["qid"]): row for _, row in iter_rows(path)} if path.is_file() else {}
+    stored = iter_rows(path, nan=True) if path.is_file() else ()
+    rows = {str(row["qid"]): row for _, row in stored}
     told = [a for a in annotations if a.windows is not None and str(a.qid) in rows]
     given = [rows[str(annotation.qid)] for annotation in told]
-    if not told or any(row.get(EXISTENCE) is None for row in given):
+    if not told or not all(_is_number(row.get(EXISTENCE)) for row in given):
         return None
     shown = np.array([bool(annotation.windows) for annotation in told])
     judged = {
@@ -60,6 +62,10 @@ def reliability_chart(path: Path, annotations: Sequence[Annotation]) -> Chart | 
         series.append(Series(name, [(100 * said, 100 * true) for said, true in points]))
     title = "Reliability"
     return line_chart(title, "probability, %", "came true, %", series, y_range=(0.0, 100.0))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _best(line: Timeline, first: int) -> float:

@@ -81,6 +81,19 @@ def test_the_index_of_a_set_is_written_with_the_bytes_that_the_set_determines(
     assert is_mapped(FeatureSet(copy))
 
 
+def test_an_index_that_is_written_already_stays_and_a_damaged_one_is_made_anew(
+    folder: Path,
+) -> None:
+    write_index(folder)
+    path = folder / "index.safetensors"
+    before, data = path.stat(), path.read_bytes()
+    write_index(folder)
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    write_index(folder)
+    assert path.read_bytes() == data
+
+
 def test_an_older_set_opens_with_one_line_that_names_the_index(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
