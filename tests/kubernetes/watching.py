@@ -191,7 +191,18 @@ def watch(work: Path, without: set[str]) -> dict[str, int]:
             }
         head = run(
             "ray",
-            *("ray", "start", "--head", "--block", "--port", gcs, "--num-cpus", 2),
+            *(
+                sys.executable,
+                "-m",
+                "ray.scripts.scripts",
+                "start",
+                "--head",
+                "--block",
+                "--port",
+                gcs,
+                "--num-cpus",
+                2,
+            ),
             *("--include-dashboard=false", "--disable-usage-stats", "--metrics-export-port", ray),
             *("--temp-dir", stack.enter_context(folder_of_ray())),
             RAY_AUTH_MODE="disabled",

@@ -55,7 +55,15 @@ class Growing:
         temporary = f"--temp-dir={self._temporary.name}"
         with self.log.open("ab") as out:
             process = subprocess.Popen(
-                ["ray", "start", *words, *common, *([temporary] if "--head" in words else [])],
+                [
+                    sys.executable,
+                    "-m",
+                    "ray.scripts.scripts",
+                    "start",
+                    *words,
+                    *common,
+                    *([temporary] if "--head" in words else []),
+                ],
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
