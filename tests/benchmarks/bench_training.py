@@ -63,8 +63,10 @@ def cases(device: str, batch: int) -> list[Case]:
         return [
             here("SDST eager"),
             here("SDST compiled", compiled=True),
+            here("SDST bf16", bf16=True),
             *(here(kind, kind=kind) for kind in KINDS if kind != "sdst"),
             here("baseline eager", baseline=True),
+            here("baseline bf16", baseline=True, bf16=True),
         ]
     half = partial(here, bf16=True)
     return [

@@ -42,8 +42,8 @@ def train_epoch(
 
     Every step is counted in `meter` and noted in `faults`, then `on_step` is called, on every rank
     alike. A step whose gradient is not finite leaves the weights as they are. No number is read
-    from the device, but by DeepSpeed and apex, which look at the gradient's norm. Raises Stopped
-    between two steps, on all ranks.
+    from the device, but by SciPy's matching, and by DeepSpeed and apex, which look at the
+    gradient's norm. Raises Stopped between two steps, on all ranks.
     """
     learner.network.train()
     limit = config.optim.clip_norm or math.inf

@@ -234,6 +234,21 @@ def test_backends_refuse_tensors_they_cannot_run(monkeypatch: pytest.MonkeyPatch
             kernel.cache_clear()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_training_in_half_precision_keeps_scores_and_gradients_exact_under_autocast(dtype) -> None:
+    query, key, value, mask = case(3, 8, 75, 17, 32)
+    half = [x.to(dtype).requires_grad_() for x in (4 * query, key, value)]
+    exact = [x.detach().double().requires_grad_() for x in half]
+    with torch.autocast("cpu", torch.bfloat16):
+        out = attention(*half, mask)
+    want = attention(*exact, mask)
+    assert out.dtype == dtype
+    results = (out, *torch.autograd.grad(out.sum(), half))
+    for got, ideal in zip(results, (want, *torch.autograd.grad(want.sum(), exact)), strict=True):
+        error = (got.double() - ideal).abs().max() / ideal.abs().max()
+        assert error < 2**-8  # the rounding of the result; scores in bfloat16 are far worse
+
+
 def test_an_unknown_backend_is_named() -> None:
     with pytest.raises(ValueError, match="flsh"):
         check_backend("flsh")

@@ -143,16 +143,17 @@ def test_a_gradient_that_is_not_finite_moves_nothing_and_counts_for_nothing(bad)
         return copy.deepcopy([[p.detach(), optimizer.state[p]] for p in model.parameters()])
 
     step(0, 0.5)
+    step(1, 0.5)  # from here on the average is not the weights
     before = held()
-    assert float(before[0][1]["step"]) == 1
-    step(1, bad)
+    assert float(before[0][1]["step"]) == 2
+    step(2, bad)
     after = held()
     for (weight, states), (now, states_now) in zip(before, after, strict=True):
         assert torch.equal(weight, now)
         assert states.keys() == states_now.keys() == {"step", "exp_avg", "exp_avg_sq", AVERAGE}
         assert all(torch.equal(states[key], states_now[key]) for key in states)
-    step(2, 0.5)
-    assert float(held()[0][1]["step"]) == 2
+    step(3, 0.5)
+    assert float(held()[0][1]["step"]) == 3
     assert not torch.equal(held()[0][0], after[0][0])
     assert not torch.equal(held()[0][1][AVERAGE], after[0][1][AVERAGE])
 
