@@ -102,6 +102,8 @@ class Page:
         if answer.not_found:
             said = f"{answer.not_found[0].upper()}{answer.not_found[1:]}."
             summary = f"{said} The best guesses all the same. {summary}"
+        if answer.damaged:
+            summary = f"{summary} Damaged, and not looked at: {len(answer.damaged)}."
         return fill("demo_archive.html", fault=None, summary=summary, moments=moments)
 
     def play(self, event: gr.EventData, text: str) -> tuple[str, str, str, str]:

@@ -186,6 +186,10 @@ def tell(summary: "Summary", config: JobConfig) -> None:
     CONSOLE.rule(style=style)
 
 
+def silent(_: "Progress") -> None:
+    """Tell nobody."""
+
+
 @contextmanager
 def _record(config: JobConfig, tracking: TrackingConfig | None) -> Iterator[Report]:
     """Keeps the progress in metrics.jsonl and MLflow and shows it, where that is asked for.
@@ -193,7 +197,7 @@ def _record(config: JobConfig, tracking: TrackingConfig | None) -> Iterator[Repo
     In a bucket there is no metrics.jsonl to deliver from: such a job can only be watched.
     """
     if tracking is None:
-        yield lambda _: None
+        yield silent
         return
     folder = Location(config.output)
     if folder.local is None and (tracking.mlflow or tracking.tensorboard):
@@ -205,7 +209,7 @@ def _record(config: JobConfig, tracking: TrackingConfig | None) -> Iterator[Repo
         check_installed()
     name = config.split or folder.name
     with ExitStack() as stack:
-        show: Report = lambda _: None  # noqa: E731
+        show: Report = silent
         if tracking.prometheus:
             metrics = ExtractionMetrics(name)
             port = stack.enter_context(offered(metrics.registry, tracking.prometheus))

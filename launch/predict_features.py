@@ -54,6 +54,7 @@ def predict_features(options: Any, sentences: list[str]) -> int:
         Accelerator(cpu=device == "cpu"),
         features.provenance.clip_length,
         export.postprocess,
+        export.calibration,
     )
     make_folder(options.output)
     console = terminal(soft_wrap=True)

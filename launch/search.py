@@ -36,6 +36,7 @@ from trainer.pictures.timeline import clock
 if TYPE_CHECKING:
     from trainer.archive.archive import Answer, Moment
 
+TOLD = 5  # damaged videos that are printed, of any number
 UNFIT = re.compile(r"[^\w.-]+")
 
 
@@ -104,6 +105,11 @@ def main(args: list[str] | None = None) -> None:
                 "make no difference",
                 style="yellow",
             )
+    damaged = dict.fromkeys(line for answer in answers for line in answer.damaged)
+    for line in list(damaged)[:TOLD]:
+        console.print(f"passed over: {line}", style="yellow", soft_wrap=True)
+    if len(damaged) > TOLD:
+        console.print(f"… and {len(damaged) - TOLD} more", style="yellow")
     console.print(_times(answers), soft_wrap=True)
     if options.json is not None:
         _write(options.json, options.index, questions, answers)
@@ -206,6 +212,7 @@ def _write(
                     [video, round(start, 3), round(end, 3), round(score, 4)]
                     for video, start, end, score in answer.candidates
                 ],
+                **({"damaged": list(answer.damaged)} if answer.damaged else {}),
             }
         )
     if path.suffix == ".jsonl":

@@ -36,6 +36,7 @@ def write_search_page(
             {
                 "query": answer.query,
                 "not_found": answer.not_found,
+                "damaged": len(answer.damaged),
                 "found": [draw(moment, path, strips) for moment in moments],
             }
             for answer, moments in zip(answers, shown, strict=True)

@@ -2,16 +2,25 @@
 
 import csv
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from data_pipeline.features.shards import FeatureSet
+from data_pipeline.features.shards import FeatureSet, Provenance
 from launch.import_checkpoint import main as import_checkpoint
 from launch.import_features import main as import_features
 from launch.predict import main
+from model.kinds import build
 from tests.launch.released_layouts import write as write_features
 from tests.launch.test_import_checkpoint import GOLDENS, write
+from tests.trainer.archive.conftest import CONFIG
+from trainer.cli import dump_config
+from trainer.inference.calibration import Calibration
+from trainer.inference.pretrained import Export, encoder_of
+from trainer.training.checkpoints import export
 
 SMALL = GOLDENS / "features_moment_detr" / "small"
 
@@ -77,3 +86,24 @@ def test_r2_tuning_s_features_keep_all_patches_where_that_is_asked_for(tmp_path)
         assert import_features(["--preset=r2-tuning", f"--pooling={pooling}", *given, out]) == 0
     assert FeatureSet(tmp_path / "whole").video_shape == (4, 36)
     assert FeatureSet(tmp_path / "first").video_shape == (4, 12)
+
+
+def test_a_model_that_judges_existence_answers_by_its_calibration(
+    tmp_path: Path, provenance: Provenance, make_features: Callable[..., FeatureSet]
+) -> None:
+    features = make_features(tmp_path / "features", videos=4, queries=2)
+    config = replace(CONFIG, existence=True)
+    sure = Calibration(existence_offset=20.0, threshold=0.4)
+    judged = {}
+    for name, calibration in {
+        "sure": sure,
+        "unsure": replace(sure, existence_offset=-20.0),
+    }.items():
+        torch.manual_seed(0)
+        described = Export(config, encoder_of(provenance), provenance, calibration=calibration)
+        export(tmp_path / name / "model", build(config), dump_config(described))
+        flags = [str(features.folder), "--model", str(tmp_path / name)]
+        assert main([*flags, "--output", str(tmp_path / "found" / name)]) == 0
+        rows = (tmp_path / "found" / name / "predictions.jsonl").read_text().splitlines()
+        judged[name] = {json.loads(row)["pred_found"] for row in rows}
+    assert judged == {"sure": {True}, "unsure": {False}}

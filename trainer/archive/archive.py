@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.errors import InputError
 from data_pipeline.extraction.encoding import SentenceFeatures
+from data_pipeline.features.samples import Damaged
 from data_pipeline.features.shards import FeatureSet
 from data_pipeline.storage import Location
 from trainer.archive.approximate import approximately
@@ -72,7 +73,7 @@ class Answer:
     looked at, most like the sentence first. seconds: of the first stage and of the second. unread:
     tokens at the end of the sentence that the encoder does not read. existence: probability that
     the surest video shows it, None where the model does not judge that; in videos that are less
-    sure than `least` it is not found.
+    sure than `least` it is not found. damaged: lines for the stretches that cannot be read.
     """
 
     query: str
@@ -82,6 +83,7 @@ class Answer:
     unread: int = 0
     existence: float | None = None
     least: float = 0.5
+    damaged: tuple[str, ...] = ()
 
     @property
     def listed(self) -> tuple[Moment, ...]:
@@ -169,7 +171,8 @@ class Archive:
     ) -> list[Answer]:
         """The `top` moments for each sentence, from the `candidates` most promising stretches.
 
-        Raises InputError for an empty sentence, and where a stored video is damaged.
+        A stored video that is damaged is passed over, and told by the answer. Raises InputError for
+        an empty sentence.
         """
         asked = [sentences] if isinstance(sentences, str) else list(sentences)
         for number, sentence in enumerate(asked, start=1):
@@ -186,12 +189,20 @@ class Archive:
         answers = []
         for query, text, stretches in zip(asked, texts, found, strict=True):
             begin = time.perf_counter()
-            moments, existence = self._ground(text, stretches)
+            damaged: list[str] = []
+            moments, existence = self._ground(text, stretches, damaged)
             second = time.perf_counter() - begin
-            told = tuple(self._told(each) for each in stretches)
-            seconds, least = (first, second), self.grounder.export.calibration.threshold
             answers.append(
-                Answer(query, moments[:top], told, seconds, text.unread, existence, least)
+                Answer(
+                    query,
+                    moments[:top],
+                    candidates=tuple(self._told(each) for each in stretches),
+                    seconds=(first, second),
+                    unread=text.unread,
+                    existence=existence,
+                    least=self.grounder.export.calibration.threshold,
+                    damaged=tuple(damaged),
+                )
             )
         return answers
 
@@ -228,12 +239,12 @@ class Archive:
         return features
 
     def _ground(
-        self, text: SentenceFeatures, stretches: Sequence[Candidate]
+        self, text: SentenceFeatures, stretches: Sequence[Candidate], damaged: list[str]
     ) -> tuple[tuple[Moment, ...], float | None]:
         """The moments of a sentence in all the stretches, best first, and the surest existence."""
         config = self.grounder.export.postprocess
         by_video: dict[int, list[_Seen]] = {}
-        for each in self._look(text, stretches):
+        for each in self._look(text, stretches, damaged):
             by_video.setdefault(each.video, []).append(each)
         moments: list[Moment] = []
         for video, seen in by_video.items():
@@ -251,14 +262,24 @@ class Archive:
         return ranked, _surest([each for seen in by_video.values() for each in seen])
 
     @torch.inference_mode()
-    def _look(self, text: SentenceFeatures, stretches: Sequence[Candidate]) -> Iterator[_Seen]:
-        """What the model sees of a sentence in each of the stretches, some of them at once."""
+    def _look(
+        self, text: SentenceFeatures, stretches: Sequence[Candidate], damaged: list[str]
+    ) -> Iterator[_Seen]:
+        """What the model sees of a sentence in each of the stretches, some of them at once. Lines
+        for those that cannot be read go to `damaged`."""
         grounder, length = self.grounder, self._clip_length
         words = torch.from_numpy(text.features).to(grounder.device).float()  # (T, K, Dt)
         together = max(1, CLIPS_AT_ONCE // grounder.export.max_clips)
         for place in range(0, len(stretches), together):
-            some = stretches[place : place + together]
-            read = [self._read(each) for each in some]
+            some, read = [], []
+            for each in stretches[place : place + together]:
+                try:
+                    read.append(self._read(each))
+                    some.append(each)
+                except Damaged as error:
+                    damaged.append(str(error))
+            if not some:
+                continue
             clips, mask = (each.to(grounder.device) for each in padded([c for c, _ in read]))
             asked = words.expand(len(some), *words.shape)  # (B, T, K, Dt)
             asked_mask = torch.ones(asked.shape[:2], dtype=torch.bool, device=grounder.device)

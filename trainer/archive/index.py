@@ -152,7 +152,7 @@ def _check_types(one: Any) -> None:
         value = getattr(one, name)
         if kind in (str, int, bool) and type(value) is not kind:
             raise TypeError(f"{name} is {shown(value)}")
-        if name == "videos" and kind not in (int,) and not isinstance(value, str | None):
+        if kind == str | None and not isinstance(value, str | None):
             raise TypeError(f"{name} is {shown(value)}")
         if name == "approximate" and not isinstance(value, dict | None):
             raise TypeError(f"{name} is {shown(value)}")

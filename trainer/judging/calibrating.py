@@ -17,12 +17,11 @@ from data_pipeline.annotations import Annotation
 from data_pipeline.stream.batches import PairBatch
 from trainer.inference.calibration import Calibration, fit
 from trainer.inference.decode import Decoded, Floats, decode
+from trainer.metrics.existence import RIGHT
 
 FEW = 30
 BEST = 10
 """Windows of a pair whose confidence is calibrated."""
-RIGHT = 0.5
-"""IoU with a true window from which a window is right."""
 
 
 @torch.no_grad()

@@ -197,3 +197,22 @@ def test_what_no_video_shows_is_not_found_and_the_best_guess_is_kept(
     assert none.listed == ()
     assert none.moments == answer.moments
     assert none.not_found == f"not found: {sure[-1]:.1%} sure that any video shows it"
+
+
+def test_a_damaged_video_is_passed_over_and_told(indexed: Path, features: FeatureSet) -> None:
+    (before,) = Archive.open(indexed).search("topic 3", top=1000)
+    best = before.moments[0].video
+    number = next(n for n, entry in enumerate(features.samples) if entry.vid == best)
+    entry = features.samples[number]
+    tar = features.path(entry.shard).local
+    assert tar is not None
+    data = bytearray(tar.read_bytes())
+    data[entry.members["video.npy"][0] + 200] ^= 0xFF
+    tar.write_bytes(data)
+    (after,) = Archive.open(indexed).search("topic 3", top=1000)
+    others = [moment for moment in before.moments if moment.video != best]
+    assert others
+    assert [m.to_row() for m in after.moments] == [m.to_row() for m in others]
+    assert after.damaged
+    assert all(best in line for line in after.damaged)
+    assert not before.damaged
