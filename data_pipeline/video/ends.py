@@ -24,6 +24,11 @@ _HEADS = {
 """With what files begin whose demuxers stop where one ends, by FFmpeg's name of the container."""
 
 
+MOST_PARTS = 1 << 20
+"""Parts that are followed, some seconds' work: a day in fragments of a second has 200,000. Of more,
+where the file should end is not known."""
+
+
 def following_recording(path: Path, container: str, read: int) -> int:
     """Where after byte `read`, the end of what was read, another recording begins; 0 if none."""
     if container not in _HEADS or not read:
@@ -71,7 +76,9 @@ def _flv(file: IO[bytes], size: int) -> int | None:
 def _boxes(file: IO[bytes], size: int) -> int | None:
     """MP4: the boxes of the outermost level follow each other up to the end."""
     place = 0
-    while place < size:
+    for _ in range(MOST_PARTS):
+        if place >= size:
+            return place
         file.seek(place)
         head = file.read(16)
         length = int.from_bytes(head[:4], "big")
@@ -80,7 +87,7 @@ def _boxes(file: IO[bytes], size: int) -> int | None:
         if length < 8 or (place + length > size and head[4:8] not in _LARGE):
             return None
         place += length
-    return place
+    return None
 
 
 _LARGE = (b"mdat", b"moof", b"moov")
@@ -90,19 +97,23 @@ _LARGE = (b"mdat", b"moof", b"moov")
 def _riff(file: IO[bytes], size: int) -> int | None:
     """AVI: as MP4, in pieces of at most some gigabytes."""
     place = 0
-    while place + 8 <= size:
+    for _ in range(MOST_PARTS):
+        if place + 8 > size:
+            return place
         file.seek(place)
         head = file.read(8)
         if head[:4] != b"RIFF" or head[4:] == b"\xff" * 4:  # not known when it was written
             return None
         place += 8 + int.from_bytes(head[4:], "little")
-    return place
+    return None
 
 
 def _ebml(file: IO[bytes], size: int) -> int | None:
     """Matroska: a header, and the segment that holds all else."""
     place = 0
-    while place < size:
+    for _ in range(MOST_PARTS):
+        if place >= size:
+            return place
         file.seek(place)
         head = file.read(12)
         identity = 9 - head[0].bit_length()  # leading zeros tell how long a number is
@@ -113,7 +124,7 @@ def _ebml(file: IO[bytes], size: int) -> int | None:
         if value == (1 << 7 * length) - 1:  # not known when it was written
             return None
         place += identity + length + value
-    return place
+    return None
 
 
 _OUTERMOST = (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\xec")
