@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_pipeline.errors import InputError
-from launch.demo_videos import Videos, find_examples, find_tries
+from launch.answers.batch import is_zero_shot
+from launch.page.videos import Videos, find_examples, find_tries
 from launch.predict import add_encoder, check_encoder, load, spare_threads
-from launch.predict_batch import is_zero_shot
 from trainer.cli import command, make_parser, parse
 from trainer.pictures.pages import fill
 
@@ -150,24 +150,24 @@ def serve(
         for spelling in (name, name.upper()):
             os.environ.pop(spelling, None)
     try:
-        from launch import demo_page, demo_server
+        from launch.page import content, server
     except ModuleNotFoundError as error:
         raise InputError(f"{error}; install it with: pip install 'sdst[demo]'") from error
     (temporary / "videos").mkdir()
     videos = Videos(temporary / "videos", options.videos, 60 * options.keep)
-    page = demo_page.Page(
+    page = content.Page(
         grounder, videos, find_examples(run), options.threshold, find_tries(run), archive
     )
     most = round(1e6 * options.max_upload)
-    blocks = demo_page.build(page, run.resolve().name, most)
+    blocks = content.build(page, run.resolve().name, most)
     calls = {number: len(function.inputs) for number, function in blocks.fns.items()}
     try:
         _, address, _ = blocks.launch(
             server_name=options.host,
             server_port=options.port,
             root_path=options.root_path or None,
-            app_kwargs=demo_server.app_options(options.host, videos, most, calls),
-            theme=demo_page.theme(),
+            app_kwargs=server.app_options(options.host, videos, most, calls),
+            theme=content.theme(),
             head=f"<style>{fill('demo.css')}</style><script>{fill('demo.js')}</script>"
             '<script src="charts.js" defer></script>',
             footer_links=[],

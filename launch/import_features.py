@@ -47,7 +47,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 f"give --preset {config.preset}, else --video-encoder and --text-encoder"
             )
             config = without_claims(config, told)
-    from data_pipeline.extraction.importing import import_features
+    from data_pipeline.importing.features import import_features
 
     status = run_job(config, lambda report: import_features(config, report), None)
     faults = list(verify(config.output, config.annotations))
@@ -87,7 +87,7 @@ def without_claims(config: ImportConfig, told: ImportConfig) -> ImportConfig:
 def recognised(config: ImportConfig, given: Sequence[str]) -> str:
     """The preset whose layout the folder of the command line has."""
     from data_pipeline.annotations import read_annotations
-    from data_pipeline.extraction.layouts import recognise
+    from data_pipeline.importing.layouts import recognise
 
     presets: dict[str, ImportConfig] = {}
     for path in sorted(PRESETS.glob("*.yaml")):

@@ -28,8 +28,7 @@ from rich.text import Text
 from data_pipeline.errors import InputError
 from data_pipeline.output import NotWritten, check_file, check_folder, make_folder, write_text
 from data_pipeline.video.video import VideoFile
-from launch.found import bar, show_batch, write_csv
-from launch.predict_batch import (
+from launch.answers.batch import (
     find_videos,
     is_batch,
     is_zero_shot,
@@ -37,7 +36,8 @@ from launch.predict_batch import (
     read_queries,
     to_json,
 )
-from launch.predict_features import is_feature_set, predict_features
+from launch.answers.found import bar, show_batch, write_csv
+from launch.answers.stored import is_feature_set, predict_features
 from trainer.cli import command, make_parser, parse, terminal
 from trainer.inference.cutting import cut
 from trainer.inference.grounding import Groundings

@@ -27,9 +27,9 @@ from rich.text import Text
 from data_pipeline.errors import InputError
 from data_pipeline.output import NotWritten, check_file, check_folder, make_folder, write_text
 from data_pipeline.untrusted import iter_rows, reading
-from launch.found import bar
+from launch.answers.batch import read_queries
+from launch.answers.found import bar
 from launch.predict import spare_threads
-from launch.predict_batch import read_queries
 from trainer.cli import command, make_parser, parse, terminal
 from trainer.pictures.timeline import clock
 
@@ -115,7 +115,7 @@ def main(args: list[str] | None = None) -> None:
         _write(options.json, options.index, questions, answers)
         console.print(f"results   {options.json}", soft_wrap=True)
     if options.page is not None:
-        from launch.search_page import write_search_page
+        from launch.answers.film_page import write_search_page
 
         write_search_page(options.page, str(options.index), answers, shown)
         console.print(f"page      {options.page}", soft_wrap=True)
@@ -224,7 +224,7 @@ def _write(
 
 def _cut_out(shown: "Sequence[Sequence[Moment]]", folder: Path, console: Console) -> None:
     """Write the moments as `<sentence>-<rank>-<video>.mp4`; one that fails is told."""
-    from launch.search_page import file_of
+    from launch.answers.film_page import file_of
     from trainer.inference.cutting import cut
 
     make_folder(folder)

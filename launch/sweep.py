@@ -25,9 +25,9 @@ from data_pipeline.untrusted import read_json, reading
 from launch import compare
 from launch.mlflow_runs import Store
 from launch.node import become
-from launch.pooled import pool, tell
-from launch.sweep_plan import Plan, Trial, parse_grid, parse_setting, read_plan, trials
-from launch.sweep_progress import SweepProgress
+from launch.sweeping.plan import Plan, Trial, parse_grid, parse_setting, read_plan, trials
+from launch.sweeping.pooled import pool, tell
+from launch.sweeping.progress import SweepProgress
 from trainer.cli import command, make_parser, parse, parse_config, terminal
 from trainer.comparison.compare import Group
 from trainer.comparison.compare import compare as compare_runs

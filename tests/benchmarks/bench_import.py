@@ -24,7 +24,7 @@ from pathlib import Path
 import jsonargparse
 import numpy as np
 
-from data_pipeline.extraction.importing import import_features
+from data_pipeline.importing.features import import_features
 from launch.import_features import with_preset
 
 

@@ -30,9 +30,9 @@ from safetensors.torch import save_file
 from data_pipeline.annotations import read_annotations
 from data_pipeline.config import DataConfig, OrderConfig
 from data_pipeline.errors import InputError
-from data_pipeline.extraction.feature_files import read_array
 from data_pipeline.extraction.weights import read_weights
 from data_pipeline.features.shards import Damaged, FeatureSet
+from data_pipeline.importing.files import read_array
 from data_pipeline.mapped import Mapped, write_arrays
 from data_pipeline.stream.stream import PairStream
 from data_pipeline.video.video import VideoFile, clip_count
@@ -45,11 +45,11 @@ from launch import (
     profile,
     shards,
 )
+from launch.answers.batch import read_queries
 from launch.convert_internvideo2 import read_checkpoint
-from launch.demo_server import CALL, Guard
-from launch.demo_videos import find_examples
-from launch.predict_batch import read_queries
-from launch.sweep_plan import Plan, read_plan, trials
+from launch.page.server import CALL, Guard
+from launch.page.videos import find_examples
+from launch.sweeping.plan import Plan, read_plan, trials
 from tests.conftest import build_feature_set
 from tests.data_pipeline.conftest import write_video
 from tests.fuzz.mutations import (

@@ -18,7 +18,7 @@ from PIL import Image
 from data_pipeline.errors import InputError
 from data_pipeline.extraction.encoding import VideoFeatures
 from launch import demo
-from launch.demo_videos import TRIES, Videos, find_examples, find_tries
+from launch.page.videos import TRIES, Videos, find_examples, find_tries
 from trainer.inference.grounding import Grounding
 
 
@@ -189,7 +189,7 @@ def test_a_full_disk_is_said_of_the_video_and_shows_no_folder(
 def test_a_video_keeps_a_bounded_number_of_clips(
     videos: Videos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("launch.demo_videos.CLIPS_KEPT", 2)
+    monkeypatch.setattr("launch.page.videos.CLIPS_KEPT", 2)
     video = upload(videos, film(tmp_path / "film.mp4"))
     clips = [video.clip(start, 4.0) for start in (0.0, 1.0, 2.0)]
     assert [clip.is_file() for clip in clips] == [False, True, True]
@@ -276,7 +276,7 @@ class FakeGrounder:
 @pytest.fixture
 def page(videos: Videos) -> Any:
     pytest.importorskip("gradio", reason="needs the group `demo`")
-    from launch.demo_page import Page
+    from launch.page.content import Page
 
     return Page(FakeGrounder(), videos, [])  # type: ignore[arg-type]
 
@@ -450,7 +450,7 @@ def test_no_web_address_is_fetched_for_a_request(videos: Videos) -> None:
     pytest.importorskip("gradio", reason="needs the group `demo`")
     from gradio import processing_utils
 
-    from launch.demo_server import app_options
+    from launch.page.server import app_options
 
     app_options("127.0.0.1", videos, 1000)
     with pytest.raises(InputError, match="No addresses"):

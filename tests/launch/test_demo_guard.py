@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("gradio", reason="needs the group `demo`")
 
 from launch import demo
-from launch.demo_server import CALL, MOST_CALL, Guard
+from launch.page.server import CALL, MOST_CALL, Guard
 
 SOUND = {
     "fn_index": 2,

@@ -10,12 +10,6 @@ import pytest
 from data_pipeline.annotations import read_annotations
 from data_pipeline.config import ImportConfig
 from data_pipeline.errors import InputError
-from data_pipeline.extraction.importing import (
-    Importer,
-    check_lengths,
-    find_streams,
-    provenance_of,
-)
 from data_pipeline.extraction.job_folder import JobFolder
 from data_pipeline.extraction.plan import plan_shards
 from data_pipeline.extraction.pool import VideoDone
@@ -24,6 +18,12 @@ from data_pipeline.features.samples import Sample
 from data_pipeline.features.shards import FeatureSet, Provenance, read_json
 from data_pipeline.features.verify import read_failures, verify
 from data_pipeline.features.writing import write_manifest
+from data_pipeline.importing.features import (
+    Importer,
+    check_lengths,
+    find_streams,
+    provenance_of,
+)
 from data_pipeline.storage import Location
 from data_pipeline.video.video import clip_count
 from launch import import_features

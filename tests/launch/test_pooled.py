@@ -7,7 +7,7 @@ import pytest
 
 from data_pipeline.annotations import Annotation, write_annotations
 from data_pipeline.errors import InputError
-from launch.pooled import pool
+from launch.sweeping.pooled import pool
 
 
 def run(folder: Path, vid: str, domain: str, dataset: str = "youtube", right: bool = True) -> Path:

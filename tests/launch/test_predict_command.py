@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_pipeline.errors import InputError
 from launch import predict
-from launch.predict_batch import find_videos, read_queries
+from launch.answers.batch import find_videos, read_queries
 from trainer.inference.grounding import Grounding, Groundings
 
 

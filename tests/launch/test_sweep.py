@@ -10,7 +10,7 @@ import yaml
 
 from data_pipeline.errors import InputError
 from launch.sweep import main, trainer_flags
-from launch.sweep_plan import Plan, parse_grid, read_plan, trials
+from launch.sweeping.plan import Plan, parse_grid, read_plan, trials
 from trainer.cli import parse_config
 from trainer.config import Config
 
@@ -151,7 +151,7 @@ def test_a_sweep_outlives_a_failed_trial_and_goes_on_where_it_was(
     }
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr("launch.sweep_progress.LINES_EVERY", 0.0)
+    monkeypatch.setattr("launch.sweeping.progress.LINES_EVERY", 0.0)
     command = [str(tmp_path / "plan.yaml"), "--runs", str(tmp_path / "runs")]
     assert main(command) == 1
     shown = capsys.readouterr().out

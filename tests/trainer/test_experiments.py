@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launch.sweep import trainer_flags
-from launch.sweep_plan import Plan, read_plan, trials
+from launch.sweeping.plan import Plan, read_plan, trials
 from model.kinds import KINDS
 from tests.benchmarks import generated_features
 from trainer.cli import load_config, parse_config

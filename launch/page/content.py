@@ -14,9 +14,9 @@ import gradio as gr
 
 from data_pipeline.errors import InputError, told
 from data_pipeline.video.names import SUFFIXES
-from launch.demo_videos import Example, Video, Videos, sentence
-from launch.predict_batch import to_json
-from launch.search_page import file_of, pictured
+from launch.answers.batch import to_json
+from launch.answers.film_page import file_of, pictured
+from launch.page.videos import Example, Video, Videos, sentence
 from trainer.archive.archive import Archive
 from trainer.inference.grounding import Grounding
 from trainer.inference.predict import VideoGrounder

@@ -11,9 +11,9 @@ from safetensors.numpy import load_file
 
 from data_pipeline.config import StreamConfig
 from data_pipeline.errors import InputError
-from data_pipeline.extraction.feature_files import FeatureFileError
-from data_pipeline.extraction.importing import spread
-from data_pipeline.extraction.streams import EPSILON, Names, Stream, join, resolve
+from data_pipeline.importing.features import spread
+from data_pipeline.importing.files import FeatureFileError
+from data_pipeline.importing.streams import EPSILON, Names, Stream, join, resolve
 
 GOLDEN = Path(__file__).parents[2] / "goldens" / "features_moment_detr"
 RANDOM = np.random.default_rng(0)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from data_pipeline.config import Pooling, StreamConfig
 from data_pipeline.errors import InputError
-from data_pipeline.extraction.feature_files import (
+from data_pipeline.features.samples import Half, is_finite
+from data_pipeline.importing.files import (
     HDF5,
     SUFFIXES,
     WORDS,
@@ -24,7 +25,6 @@ from data_pipeline.extraction.feature_files import (
     read_array,
     read_word_vectors,
 )
-from data_pipeline.features.samples import Half, is_finite
 from data_pipeline.untrusted import plain_name
 
 EPSILON = 1e-5

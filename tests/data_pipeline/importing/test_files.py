@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipeline.extraction.feature_files import (
+from data_pipeline.importing.files import (
     FeatureFileError,
     read_array,
     read_word_vectors,

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from data_pipeline.errors import InputError
 from data_pipeline.untrusted import parse_json
-from launch.demo_videos import Videos, sentence
+from launch.page.videos import Videos, sentence
 from trainer.pictures.pages import chart_scripts
 
 READ = re.compile(

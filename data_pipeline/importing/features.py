@@ -15,14 +15,14 @@ from data_pipeline.annotations import Annotation, read_annotations
 from data_pipeline.config import ImportConfig, StreamConfig
 from data_pipeline.errors import InputError
 from data_pipeline.extraction.encoding import package_version
-from data_pipeline.extraction.feature_files import FeatureFileError
 from data_pipeline.extraction.job import Progress, Summary, make_shards
 from data_pipeline.extraction.plan import PlannedShard, PlannedVideo
 from data_pipeline.extraction.pool import Seconds, VideoDone, Workers
-from data_pipeline.extraction.streams import Names, Stream, half, join, resolve
 from data_pipeline.features.samples import Half, Sample, StoredQuery
 from data_pipeline.features.shards import IMPORTED, Provenance
 from data_pipeline.features.writing import Failure, ShardWriter
+from data_pipeline.importing.files import FeatureFileError
+from data_pipeline.importing.streams import Names, Stream, half, join, resolve
 from data_pipeline.video.video import clip_count
 
 LOOKED_AT = 1000

@@ -10,9 +10,9 @@ import numpy as np
 from data_pipeline.annotations import Annotation
 from data_pipeline.config import ImportConfig
 from data_pipeline.errors import InputError
-from data_pipeline.extraction.feature_files import FeatureFileError
-from data_pipeline.extraction.importing import Source, find_streams
-from data_pipeline.extraction.streams import Names
+from data_pipeline.importing.features import Source, find_streams
+from data_pipeline.importing.files import FeatureFileError
+from data_pipeline.importing.streams import Names
 from data_pipeline.untrusted import reading, shown
 
 MEASURED = 16

@@ -15,7 +15,7 @@ from rich.text import Text
 from data_pipeline.errors import InputError
 from data_pipeline.output import write_text
 from data_pipeline.untrusted import iter_rows, read_json
-from launch.predict_batch import FAILURES, place
+from launch.answers.batch import FAILURES, place
 from trainer.cli import terminal
 from trainer.inference.grounding import LISTED
 from trainer.pictures.examples import draw_timeline

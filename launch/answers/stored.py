@@ -5,8 +5,8 @@ from typing import Any
 
 from data_pipeline.errors import InputError
 from data_pipeline.output import check_file, check_folder, make_folder
-from launch.found import write_csv
-from launch.predict_batch import is_zero_shot
+from launch.answers.batch import is_zero_shot
+from launch.answers.found import write_csv
 from trainer.cli import terminal
 
 PREDICTIONS = "predictions.jsonl"
