@@ -96,7 +96,8 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_no_file(
 ) -> None:
     grounder.at["film.mp4"] = fill
     name = {"--json": "a.json", "--plot": "a.png", "--clips": "clips"}[flag]
-    asked = [str(film), *["rain " * 2000] * 3, flag, str(small_disk / name)]
+    words = 100 if flag == "--plot" else 2000  # more than 8 kB; a picture is it sooner
+    asked = [str(film), *["rain " * words] * 3, flag, str(small_disk / name)]
     assert predict.main(asked) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {small_disk}/{name}")
