@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from launch.import_checkpoint import main
 from launch.import_features import main as import_features
+from tests.model.pyramid.test_goldens import Recording, close, seconds
 from trainer.inference.pretrained import load_pretrained
 from trainer.main import main as train
 
@@ -66,6 +67,19 @@ def test_it_answers_as_the_original_did(tmp_path, kind):
     prefix = "fixed." if kind == "qd_detr" else ""
     theirs = recorded[f"{prefix}output.pred_spans"]
     torch.testing.assert_close(prediction.spans[-1], theirs, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["flashvtg", "r2_tuning"])
+def test_its_windows_and_saliency_are_those_that_the_original_evaluated(tmp_path, kind):
+    recording = Recording(kind)
+    path = write(tmp_path / "best.ckpt", kind, opt=argparse.Namespace(nheads=4))
+    patches = recording.facts["config"].get("patches", 50)
+    line = [str(path), f"--kind={kind}", "--heads=4", f"--patches={patches}"]
+    assert main([*line, f"--output={tmp_path / 'm'}"]) == 0
+    prediction = load_pretrained(tmp_path / "m")[0](*recording.inputs())
+    for row, clips in enumerate(recording.facts["video_lengths"]):
+        close(seconds(prediction, row, clips), recording[f"eval.{row}.boundary"])
+        close(prediction.saliency[row, :clips], recording[f"eval.{row}.saliency"])
 
 
 @pytest.mark.parametrize(

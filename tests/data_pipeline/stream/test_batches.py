@@ -92,6 +92,15 @@ def test_parts_whose_videos_have_differently_many_sentences_are_put_together():
     assert (whole.sentences[1] > 0).all()
 
 
+def test_every_part_s_rows_and_sentences_take_their_places_in_the_whole():
+    rows = [annotate(window) for window in ((0, 2), (4, 6), (8, 10))]
+    parts = [batch_of((rows[2], ()), (rows[0], ())), batch_of((rows[1], ()))]
+    whole = merge(parts, [np.array([2, 0]), np.array([1])])
+    assert whole.annotations == rows
+    assert whole.windows.shape == (3, 1, 2)  # as many as the row of most windows has
+    assert whole.windows[:, 0, 0].tolist() == pytest.approx([0.05, 0.25, 0.45])
+
+
 def test_padding_is_zero_whatever_the_memory_held():
     def dirty(shape, dtype):
         return torch.full(shape, 7, dtype=dtype)

@@ -53,13 +53,17 @@ def test_the_order_that_is_made_window_by_window_is_the_one_that_was_sorted_as_a
 
 
 @pytest.mark.parametrize(
-    ("bucket", "digest"),
-    [(False, "7c1db89b4358b4bc"), (True, "7db477d708ff7365")],
+    ("config", "digest"),
+    [
+        (OrderConfig(), "7c1db89b4358b4bc"),
+        (OrderConfig(bucket=True), "7db477d708ff7365"),
+        (OrderConfig(8, 8, bucket=True), "d4eb8dea9ec5f49f"),  # rounds of several pools
+    ],
 )
-def test_the_order_of_a_seed_is_the_one_of_earlier_versions(bucket, digest):
+def test_the_order_of_a_seed_is_the_one_of_earlier_versions(config, digest):
     """A run that is resumed after an update goes on with the pairs that it had not seen."""
     pairs = make_pairs([n % 4 for n in range(5000)], per_shard=70)
-    found = EpochOrder(pairs, OrderConfig(bucket=bucket), seed=3, epoch=2).pairs
+    found = EpochOrder(pairs, config, seed=3, epoch=2).pairs
     assert hashlib.sha256(found.astype("<i8").tobytes()).hexdigest()[:16] == digest
 
 
@@ -89,6 +93,12 @@ def test_ranks_and_workers_divide_the_same_global_batches(world, workers, bucket
             assert sorted(places) == list(range(len(positions)))
             seen.extend(order.pairs[positions])
         assert sorted(seen) == sorted(order.pairs[start : start + batch])
+
+
+def test_a_process_that_is_told_of_no_others_reads_the_whole_batch():
+    positions, places = Share().rows(3, 9, 16)
+    assert positions.tolist() == [3, 4, 5, 6, 7, 8]
+    assert places.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_rank_reads_the_pairs_of_its_own_lanes_only():

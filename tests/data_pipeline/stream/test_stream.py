@@ -210,7 +210,7 @@ def test_a_buffer_without_room_reads_again_and_changes_no_byte(
 
 
 def test_dropout_is_drawn_per_pair_whoever_reads_it(features):
-    dropping = {"clip_dropout": 0.5, "text_dropout": 0.3}
+    dropping = {"clip_dropout": 0.3, "text_dropout": 0.3}
     plain = list(stream(features).train(1))
     whole = list(stream(features, **dropping).train(1))
     half = list(stream(features, 0, 2, **dropping).train(1))
@@ -225,7 +225,7 @@ def test_dropout_is_drawn_per_pair_whoever_reads_it(features):
         assert torch.equal(after.video_mask, before.video_mask)
         zeroed += int(clips.sum())
         total += int(after.video_mask.sum())
-    assert 0.35 < zeroed / total < 0.55
+    assert 0.2 < zeroed / total < 0.4
     other = list(stream(features, **dropping).train(2))
     again = {q: v for b in other for q, v in zip(qids(b), b.video, strict=True)}
     first = {q: v for b in whole for q, v in zip(qids(b), b.video, strict=True)}

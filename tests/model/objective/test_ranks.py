@@ -28,17 +28,20 @@ OWN = {
     "moment_detr": {"queries": 6, "feed_forward": 64},
     "qd_detr": {"queries": 6, "feed_forward": 64},
     "pyramid": {"feed_forward": 64, "dummies": 3, "encoder_layers": 1, "text_to_video_layers": 2},
-}
+    "pyramid with a recurrent encoder": {
+        "encoder": "recurrent", "layers": (-1, -2), "feed_forward": 64,
+    },
+}  # fmt: skip
 JUDGED = "moment_detr that judges existence"
 
 
 def learn(kind, rows, wrap):
     """Losses and gradients of the given rows of a fixed batch, padded to their own longest."""
     torch.manual_seed(0)
-    judged, kind = kind == JUDGED, kind.partition(" ")[0]
+    judged, own, kind = kind == JUDGED, OWN.get(kind), kind.partition(" ")[0]
     config = KINDS[kind].config(
         video_width=12, text_width=10, width=32, heads=4, input_dropout=0.0, dropout=0.0,
-        existence=judged, **OWN[kind],
+        existence=judged, **(own or OWN[kind]),
     )  # fmt: skip
     model = build(config)
     with torch.no_grad():  # away from the zero initialisations, so that every part has a gradient
