@@ -44,6 +44,7 @@ from tests.kubernetes.tracking_in_containers import (
 from tests.kubernetes.training_in_containers import MASTER, Training, train, verdict
 
 DISTURBANCES = ("undisturbed", "preempted", "killed", "cut")
+WHAT = ("quickstart", "order", "dev", "extraction", *DISTURBANCES, "wrong", "cuda")
 NAMES = {
     "sdst-node-0-0": (MASTER,),
     "sdst-node-0-1": (),
@@ -75,9 +76,10 @@ def main() -> int:
     parser.add_argument("--work", type=Path, required=True, help="folder for claims and logs")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds of one run")
     parser.add_argument("--cuda-image", default="localhost/sdst:0.1.0-cuda")
-    every = ("quickstart", "order", "dev", "extraction", *DISTURBANCES, "wrong", "cuda")
-    parser.add_argument("what", nargs="*", choices=every, default=every[:-1])
+    parser.add_argument("what", nargs="*", help=", ".join(WHAT))
     given = parser.parse_args()
+    if unknown := set(given.what) - set(WHAT):
+        parser.error(f"{', '.join(sorted(unknown))}: choose from {', '.join(WHAT)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # containers end with us
     given.work.mkdir(parents=True, exist_ok=True)
     cluster = Cluster(
@@ -89,7 +91,7 @@ def main() -> int:
     )
     weights = set()
     with cluster.network.made(), tracking(cluster):
-        for what in [each for each in every if each in given.what]:
+        for what in [each for each in WHAT if each in (given.what or WHAT[:-1])]:
             if what == "quickstart":
                 told = quickstart(cluster)
             elif what == "order":

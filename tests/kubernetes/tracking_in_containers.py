@@ -177,13 +177,17 @@ def compare_with_mlflow(cluster: Cluster, folder: Path) -> None:
     for line in (folder / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
         kind, step = row.pop("kind"), row.pop("step")
-        row.pop("time")
+        del (
+            row["time"],
+            row["epoch"],
+        )  # the one goes with the values, the other follows from the step
         for key, value in row.items():
             name = re.sub(r"[^\w\-.:/ ]", "_", f"{kind}/{key}".replace("@", "_at_"))
             written[name][step] = value
     for name, values in written.items():
         query = urllib.parse.urlencode({"run_id": run["info"]["run_id"], "metric_key": name})
-        history = ask(cluster, f"metrics/get-history?{query}", None, user, password)["metrics"]
+        answer = ask(cluster, f"metrics/get-history?{query}", None, user, password)
+        history = answer.get("metrics", [])
         has = {int(each["step"]): float(each["value"]) for each in history}
         same = has == values if SAME_AGAIN.match(name) else has.keys() == values.keys()
         if not same or len(history) != len(values):
