@@ -36,10 +36,44 @@ DECODING = Decoding(
 )
 
 
-class Growing:
-    """Ray with a head that does no work, to which nodes come and from which they go."""
+NODES = 2
+"""Nodes at most that Ray's own autoscaler brings."""
+AUTOSCALER = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "AUTOSCALER_HEARTBEAT_TIMEOUT_S": "5"}
 
-    def __init__(self, folder: Path) -> None:
+
+def grows_by_itself(address: str) -> dict[str, Any]:
+    """What Ray's autoscaler is told: nodes of one processor, none to begin with, processes of this
+    machine; one that is idle for three seconds goes. (Ray wants to find the empty parts, too.)"""
+    node = {"resources": {"CPU": 1, "object_store_memory": 2**27}, "node_config": {}}
+    head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
+    return {
+        "cluster_name": "growing",
+        "max_workers": NODES,
+        "upscaling_speed": 1.0,
+        "idle_timeout_minutes": 0.05,
+        "head_node_type": "ray.head.default",
+        "available_node_types": {
+            "ray.head.default": head,
+            "worker": node | {"min_workers": 0, "max_workers": NODES},
+        },
+        "provider": {
+            "type": "fake_multinode",
+            "gcs_address": address,
+            "use_node_id_as_ip": True,
+            "disable_node_updaters": True,  # as KubeRay has it: a lost node is not mended
+        },
+        **{part: {} for part in ("auth", "docker", "file_mounts")},
+        **{part: [] for part in ("cluster_synced_files", "initialization_commands")},
+        **{f"{which}setup_commands": [] for which in ("", "head_", "worker_")},
+        **{f"{which}_start_ray_commands": [] for which in ("head", "worker")},
+    }
+
+
+class Growing:
+    """Ray with a head that does no work, to which nodes come and from which they go: as they are
+    told, or, `by_itself`, as Ray's autoscaler sees fit."""
+
+    def __init__(self, folder: Path, by_itself: bool = False) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -48,9 +82,15 @@ class Growing:
             prefix="ray-", dir="/tmp", ignore_cleanup_errors=True
         )
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._start("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false")
+        words, environment = ["--head", f"--port={port}", "--num-cpus=0"], {}
+        if by_itself:
+            file = folder / "autoscaler.json"
+            file.write_text(json.dumps(grows_by_itself(self.address)))
+            words.append(f"--autoscaling-config={file}")
+            environment = AUTOSCALER | {"RAY_FAKE_CLUSTER": "1"}
+        self._start(*words, "--include-dashboard=false", **environment)
 
-    def _start(self, *words: str) -> subprocess.Popen[bytes]:
+    def _start(self, *words: str, **environment: str) -> subprocess.Popen[bytes]:
         common = ("--block", "--disable-usage-stats", f"--object-store-memory={2**27}")
         temporary = f"--temp-dir={self._temporary.name}"
         with self.log.open("ab") as out:
@@ -67,7 +107,9 @@ class Growing:
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
-                env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"},
+                env=os.environ
+                | {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
+                | environment,
             )
         self._processes.append(process)
         return process
@@ -76,13 +118,24 @@ class Growing:
         """A node of one processor, as an autoscaler would bring it."""
         return self._start(f"--address={self.address}", "--num-cpus=1")
 
-    def lose(self, node: subprocess.Popen[bytes]) -> None:
-        """All of a node's processes end at once, as when its machine is taken away."""
-        family = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
-        for process in family:
+    def brought(self) -> list[psutil.Process]:
+        """What runs the nodes that the autoscaler has brought and not taken away."""
+        found = []
+        for process in psutil.Process(self._processes[0].pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        node.wait()
+                if process.name() == "raylet" and process.ppid() != self._processes[0].pid:
+                    found.append(process)
+        return found
+
+    def lose(self, node: subprocess.Popen[bytes] | psutil.Process) -> None:
+        """All of a node's processes end at once, as when its machine is taken away."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
+            for process in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        if isinstance(node, subprocess.Popen):
+            node.wait()
 
     def stop(self) -> None:
         for process in reversed(self._processes):
@@ -92,8 +145,8 @@ class Growing:
 
 
 @pytest.fixture
-def growing(tmp_path: Path) -> Iterator[Growing]:
-    cluster = Growing(tmp_path)
+def growing(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Growing]:
+    cluster = Growing(tmp_path, by_itself=getattr(request, "param", False))
     yield cluster
     cluster.stop()
 
@@ -143,6 +196,39 @@ def test_features_are_the_same_bytes_whichever_nodes_come_and_go(
         assert job.returncode == 0, growing.log.read_text()
         assert lost
         assert alone.wait() == 0
+    finally:
+        for process in (job, alone):
+            process.kill()
+    assert contents(output) == contents(tmp_path / "alone")
+    summary = json.loads((output / "summary.json").read_text())
+    assert (summary["stored"], summary["failures"]) == (VIDEOS, {})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("growing", [True], indirect=True)
+def test_features_are_the_same_bytes_on_nodes_that_rays_autoscaler_brings(
+    growing: Growing, inputs: tuple[str, ...], tmp_path: Path
+) -> None:
+    alone = start(tmp_path / "alone", inputs)
+    assert growing.brought() == []
+    output = tmp_path / "grown"
+    job = start(output, inputs, RAY_ADDRESS=growing.address, RAY_AUTH_MODE="disabled")
+    lost: list[psutil.Process] = []
+    try:
+        while job.poll() is None:
+            nodes = growing.brought()
+            assert len(set(nodes) - set(lost)) <= NODES
+            if nodes and not lost and list(output.glob("0*.json")):
+                lost = nodes
+                for node in nodes:  # nothing is left that could go on: others have to be brought
+                    growing.lose(node)
+            time.sleep(0.3)
+        assert job.returncode == 0, growing.log.read_text()
+        assert lost
+        assert alone.wait() == 0
+        while growing.brought():  # what is idle goes, to the last
+            time.sleep(0.3)
     finally:
         for process in (job, alone):
             process.kill()
