@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
@@ -110,14 +111,19 @@ class GroundingModel(nn.Module):
         return []
 
 
-class Objective(nn.Module):
-    """Weighted sum of all terms that a kind of model is trained by.
+class Targets(NamedTuple):
+    """What is known of a batch, in float32; N is at least 1."""
 
-    `forward(prediction, windows, window_mask, saliency, video_mask, draw)` takes windows (B, N, 2)
-    centre-width in [0, 1], window_mask (B, N), saliency (B, L) above 0 for relevant clips,
-    video_mask (B, L) and `draw` (B,) uniform in [0, 1), which decides what is sampled of each pair
-    (drawn there by default) -> (total, unweighted terms), float32 scalars. Where a model judges
-    existence, it also takes `sentences`, see `Sentences`.
+    windows: Tensor  # (B, N, 2) centre-width in [0, 1]
+    window_mask: Tensor  # (B, N)
+    saliency: Tensor  # (B, L) above 0 for relevant clips
+    video_mask: Tensor  # (B, L)
+    draw: Tensor  # (B,) uniform in [0, 1): decides what is sampled of each pair
+    sentences: Sentences | None = None  # where a model judges existence
+
+
+class Objective(nn.Module):
+    """Weighted sum of all terms that a kind of model is trained by: a kind's own is `compare`.
 
     On several ranks the average of the ranks' gradients (as DistributedDataParallel takes it) is
     the gradient of the whole batch on one rank. Every rank must hold equally many pairs.
@@ -133,9 +139,30 @@ class Objective(nn.Module):
         saliency: Tensor,
         video_mask: Tensor,
         draw: Tensor | None = None,
+        sentences: Sentences | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See above."""
+        """The fields of `Targets`, `draw` drawn here by default -> (total, unweighted terms),
+        float32 scalars."""
+        if draw is None:
+            draw = torch.rand(len(windows), device=windows.device)
+        if windows.shape[1] == 0:  # one masked column, so that there is something to index
+            windows, window_mask = F.pad(windows, (0, 0, 0, 1)), F.pad(window_mask, (0, 1))
+        known = windows.float(), window_mask, saliency.float(), video_mask, draw, sentences
+        with torch.autocast(windows.device.type, enabled=False):
+            return self.compare(prediction, Targets(*known))
+
+    def compare(self, prediction: Prediction, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
+        """(total, unweighted terms), outside of autocast; `weighted` makes them of the terms."""
         raise NotImplementedError
+
+
+def weighted(
+    losses: dict[str, Tensor], weights: dict[str, float]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum of an objective's terms, and the terms."""
+    # A term without a weight, or the reverse, would silently drop out of training.
+    assert losses.keys() == weights.keys(), losses.keys() ^ weights.keys()
+    return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum(), losses
 
 
 def check_features(

@@ -9,9 +9,9 @@ from torch.profiler import record_function
 
 from model.config.detr import DETRLossConfig, DETRMatching
 from model.detr.detr import OtherSentence
-from model.interface import Objective, Prediction
+from model.interface import Objective, Prediction, Targets, weighted
 from model.objective.highlights import absent, contrast, draw_clips, margin_loss
-from model.objective.matching import assign, check_matching
+from model.objective.matching import answered, assign, check_matching
 from model.objective.ranks import total, world_size
 from model.spans import generalised_iou, to_edges
 
@@ -24,21 +24,12 @@ class DETRCriterion(Objective):
         check_matching(config.matching_kernel)
         self.config = config
 
-    def forward(
-        self,
-        prediction: Prediction,
-        windows: Tensor,
-        window_mask: Tensor,
-        saliency: Tensor,
-        video_mask: Tensor,
-        draw: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Objective`. Relevant are the clips whose middle lies in a window."""
-        if draw is None:
-            draw = torch.rand(len(windows), device=windows.device)
-        relevant = clips_inside(windows.float(), window_mask, video_mask)
-        clips = draw_clips(saliency.float(), relevant, video_mask, draw)
-        labels = (saliency.float() * self.config.levels).round()
+    def compare(self, prediction: Prediction, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
+        """Relevant are the clips whose middle lies in a window."""
+        windows, window_mask, saliency, video_mask, draw, _ = targets
+        relevant = clips_inside(windows, window_mask, video_mask)
+        clips = draw_clips(saliency, relevant, video_mask, draw)
+        labels = (saliency * self.config.levels).round()
         return self.weigh(prediction, windows, window_mask, labels, video_mask, *clips)
 
     def weigh(
@@ -52,34 +43,28 @@ class DETRCriterion(Objective):
         worse: Tensor,
         valid: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """As `forward`, with the saliency in whole `levels` and the pairs of clips chosen already:
+        """As `compare`, with the saliency in whole `levels` and the pairs of clips chosen already:
         better and worse (B, P), valid (B,)."""
-        with torch.autocast(windows.device.type, enabled=False):
-            losses = self._moments(prediction, windows.float(), window_mask)
-            scores = prediction.saliency.float()
-            losses["saliency"] = margin_loss(scores, better, worse, valid, self.config.margin)
-            own: OtherSentence | None = prediction.own
-            if own is not None:
-                other = own.saliency.float()
-                every = torch.ones_like(valid)
-                parts = scores, other, absent(other), labels, video_mask, every
-                losses["saliency"] = losses["saliency"] + contrast(*parts)
-        weights = asdict(self.config.weights)
-        assert losses.keys() == weights.keys(), losses.keys() ^ weights.keys()
-        return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum(), losses
+        losses = self._moments(prediction, windows, window_mask)
+        scores = prediction.saliency.float()
+        losses["saliency"] = margin_loss(scores, better, worse, valid, self.config.margin)
+        own: OtherSentence | None = prediction.own
+        if own is not None:
+            other = own.saliency.float()
+            every = torch.ones_like(valid)
+            parts = scores, other, absent(other), labels, video_mask, every
+            losses["saliency"] = losses["saliency"] + contrast(*parts)
+        return weighted(losses, asdict(self.config.weights))
 
     def _moments(
         self, prediction: Prediction, windows: Tensor, window_mask: Tensor
     ) -> dict[str, Tensor]:
         logits, spans = prediction.logits.float(), prediction.spans.float()
-        if windows.shape[1] == 0:  # one masked column, so that there is something to index
-            windows, window_mask = F.pad(windows, (0, 0, 0, 1)), F.pad(window_mask, (0, 1))
         with record_function("matching"):
             costs = matching_cost(logits, spans, windows, self.config.matching)
             window = assign(costs, window_mask, self.config.matching_kernel)  # (S, B, M)
         matched = window >= 0
-        index = window.clamp(min=0)[..., None].expand(-1, -1, -1, 2)
-        target = windows.expand(len(spans), -1, -1, -1).gather(2, index)  # (S, B, M, 2)
+        target = answered(window, windows)  # (S, B, M, 2)
         count = total(matched[0].sum()).clamp(min=1) / world_size()  # the same in every layer
         distance = (spans - target).abs().mean(-1)  # (S, B, M): of both coordinates
         overlap = generalised_iou(to_edges(spans), to_edges(target))  # (S, B, M)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.interface import Objective, Prediction, Sentences
+from model.interface import Objective, Prediction, Sentences, Targets
 from model.layers.existence import existence_logits
 from model.objective.ranks import gather, world_size
 
@@ -21,20 +21,11 @@ class WithExistence(Objective):
         super().__init__()
         self.objective, self.weight = objective, weight
 
-    def forward(
-        self,
-        prediction: Prediction,
-        windows: Tensor,
-        window_mask: Tensor,
-        saliency: Tensor,
-        video_mask: Tensor,
-        draw: Tensor | None = None,
-        sentences: Sentences | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Objective`; `sentences` are needed."""
-        assert sentences is not None
-        targets = windows, window_mask, saliency, video_mask, draw
-        loss, losses = self.objective(prediction, *targets)
+    def compare(self, prediction: Prediction, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
+        """`sentences` are needed."""
+        assert targets.sentences is not None
+        loss, losses = self.objective.compare(prediction, targets)
+        video_mask, sentences = targets.video_mask, targets.sentences
         losses["existence"] = existence_loss(prediction, video_mask, sentences)
         return loss + self.weight * losses["existence"], losses
 

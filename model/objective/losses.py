@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from model.config import LossConfig
-from model.interface import Objective, Prediction
+from model.interface import Objective, Prediction, Targets, weighted
 from model.objective.contrastive import alignment, draw_positive, sampled_nce
-from model.objective.matching import check_matching, match
+from model.objective.matching import answered, check_matching, match
 from model.objective.ranks import total, world_size
 from model.sdst.sdst import Projections
 from model.spans import iou, pairwise_iou, to_edges
@@ -27,39 +27,21 @@ class Criterion(Objective):
         check_matching(config.matching_kernel)
         self.config = config
 
-    def forward(
-        self,
-        prediction: Prediction,
-        windows: Tensor,
-        window_mask: Tensor,
-        saliency: Tensor,
-        video_mask: Tensor,
-        draw: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """windows (B, N, 2) centre-width in [0, 1], window_mask (B, N), saliency (B, L) above 0
-        for relevant clips, video_mask (B, L) -> (total, unweighted terms), float32 scalars.
+    def compare(self, prediction: Prediction, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
+        """`draw` chooses the positive clip of each pair.
 
-        `draw` (B,) uniform in [0, 1) chooses the positive clip of each pair; drawn here by default.
         Terms of several steps are summed over the steps. Pairs without a relevant clip are left
         out of the contrastive terms, pairs without a window teach the queries to stay silent.
         """
-        if draw is None:
-            draw = torch.rand(len(windows), device=windows.device)
-        with torch.autocast(windows.device.type, enabled=False):
-            losses = self._moments(prediction, windows.float(), window_mask)
-            losses |= self._highlights(prediction, saliency.float(), video_mask, draw)
-        weights = asdict(self.config.weights)
-        # A term without a weight, or the reverse, would silently drop out of training.
-        assert losses.keys() == weights.keys(), losses.keys() ^ weights.keys()
-        return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum(), losses
+        losses = self._moments(prediction, targets.windows, targets.window_mask)
+        losses |= self._highlights(prediction, targets)
+        return weighted(losses, asdict(self.config.weights))
 
     def _moments(
         self, prediction: Prediction, windows: Tensor, window_mask: Tensor
     ) -> dict[str, Tensor]:
         first = 0 if self.config.supervise == "all" else -1
         logits, spans = prediction.logits[first:].float(), prediction.spans[first:].float()
-        if windows.shape[1] == 0:  # one masked column, so that there is something to index
-            windows, window_mask = F.pad(windows, (0, 0, 0, 1)), F.pad(window_mask, (0, 1))
         segments = total(window_mask.sum()).clamp(min=1) / world_size()
 
         with record_function("matching"):
@@ -68,8 +50,7 @@ class Criterion(Objective):
                 logits, spans, windows, window_mask, self.config.matching, kernel
             )  # (S, B, M)
         matched = window >= 0
-        index = window.clamp(min=0)[..., None].expand(-1, -1, -1, 2)
-        target = windows.expand(len(spans), -1, -1, -1).gather(2, index)  # (S, B, M, 2)
+        target = answered(window, windows)  # (S, B, M, 2)
 
         focal = focal_loss(logits, matched, self.config.alpha, self.config.gamma)
         distance = (spans - target).abs().sum(-1)  # (S, B, M)
@@ -83,9 +64,8 @@ class Criterion(Objective):
             ),
         }
 
-    def _highlights(
-        self, prediction: Prediction, saliency: Tensor, video_mask: Tensor, draw: Tensor
-    ) -> dict[str, Tensor]:
+    def _highlights(self, prediction: Prediction, targets: Targets) -> dict[str, Tensor]:
+        _, _, saliency, video_mask, draw, _ = targets
         scale = 1 / self.config.temperature
         clip, valid = draw_positive(saliency, video_mask, draw)  # (B,) each
         own: Projections = prediction.own

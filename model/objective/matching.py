@@ -43,6 +43,13 @@ def match(
     return assign(matching_cost(logits, spans, windows, cost), window_mask, kernel)
 
 
+def answered(window: Tensor, windows: Tensor) -> Tensor:
+    """The window of each query, any where it has none: window (S, B, M) as of `match`, windows
+    (B, N, 2) -> (S, B, M, 2)."""
+    index = window.clamp(min=0)[..., None].expand(-1, -1, -1, 2)
+    return windows.expand(len(window), -1, -1, -1).gather(2, index)
+
+
 def assign(costs: Tensor, window_mask: Tensor, kernel: MatchingKernel = "scipy") -> Tensor:
     """The cheapest assignment of costs (S, B, M, N): see `match`.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from model.config.pyramid import PyramidLossConfig
-from model.interface import Objective, Prediction
+from model.interface import Objective, Prediction, Targets, weighted
 from model.objective.contrastive import alignment, draw_positive, sampled_nce
 from model.objective.detr import clips_inside
 from model.objective.highlights import absent, contrast, draw_clips, margin_loss
@@ -27,19 +27,9 @@ class PyramidCriterion(Objective):
         super().__init__()
         self.config = config
 
-    def forward(
-        self,
-        prediction: Prediction,
-        windows: Tensor,
-        window_mask: Tensor,
-        saliency: Tensor,
-        video_mask: Tensor,
-        draw: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Objective`. Relevant are the clips whose middle lies in a window."""
-        if draw is None:
-            draw = torch.rand(len(windows), device=windows.device)
-        windows, saliency = windows.float(), saliency.float()
+    def compare(self, prediction: Prediction, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
+        """Relevant are the clips whose middle lies in a window."""
+        windows, window_mask, saliency, video_mask, draw, _ = targets
         relevant = clips_inside(windows, window_mask, video_mask)
         clips = draw_clips(saliency, relevant, video_mask, draw)
         positive = draw_positive(saliency, video_mask, draw)
@@ -59,31 +49,28 @@ class PyramidCriterion(Objective):
         worse: Tensor,
         valid: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """As `forward`, with the saliency in whole `levels` and what is sampled chosen already: the
+        """As `compare`, with the saliency in whole `levels` and what is sampled chosen already: the
         positive clip (B,) of the contrastive terms and whether there is one, better and worse
         (B, P), valid (B,)."""
         own: Points = prediction.own
         zero = prediction.logits.new_zeros((), dtype=torch.float32)
         scale = 1 / self.config.temperature
-        with torch.autocast(windows.device.type, enabled=False):
-            losses = self._moments(prediction, windows, window_mask, video_mask)
-            fit = F.cosine_similarity(own.clips.float(), own.sentences.float()[:, None], dim=-1)
-            positive = (clip, has_clip, scale)
-            losses["contrast"] = sampled_nce(fit, labels, video_mask, *positive)
-            losses |= dict.fromkeys(("saliency", "label"), zero)
-            losses |= dict.fromkeys(("alignment_batch", "alignment_layers"), zero)
-            if own.attention is not None:
-                pairs = better, worse, valid
-                losses["saliency"] = self._saliency(prediction, labels, video_mask, pairs)
-                losses["label"] = label_loss(prediction.logits[-1], labels, own.places)
-            if own.layer_clips is not None and own.layer_sentences is not None:
-                index = clip[None, :, None, None].expand(len(own.layer_clips), -1, -1, 1)
-                chosen = own.layer_clips.take_along_dim(index, 2).squeeze(2)  # (U, B, F)
-                along = alignment(chosen, own.layer_sentences, has_clip, scale)
-                losses["alignment_batch"], losses["alignment_layers"] = along
-        weights = asdict(self.config.weights)
-        assert losses.keys() == weights.keys(), losses.keys() ^ weights.keys()
-        return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum(), losses
+        losses = self._moments(prediction, windows, window_mask, video_mask)
+        fit = F.cosine_similarity(own.clips.float(), own.sentences.float()[:, None], dim=-1)
+        positive = (clip, has_clip, scale)
+        losses["contrast"] = sampled_nce(fit, labels, video_mask, *positive)
+        losses |= dict.fromkeys(("saliency", "label"), zero)
+        losses |= dict.fromkeys(("alignment_batch", "alignment_layers"), zero)
+        if own.attention is not None:
+            pairs = better, worse, valid
+            losses["saliency"] = self._saliency(prediction, labels, video_mask, pairs)
+            losses["label"] = label_loss(prediction.logits[-1], labels, own.places)
+        if own.layer_clips is not None and own.layer_sentences is not None:
+            index = clip[None, :, None, None].expand(len(own.layer_clips), -1, -1, 1)
+            chosen = own.layer_clips.take_along_dim(index, 2).squeeze(2)  # (U, B, F)
+            along = alignment(chosen, own.layer_sentences, has_clip, scale)
+            losses["alignment_batch"], losses["alignment_layers"] = along
+        return weighted(losses, asdict(self.config.weights))
 
     def _moments(
         self, prediction: Prediction, windows: Tensor, window_mask: Tensor, video_mask: Tensor
@@ -151,9 +138,6 @@ def targets(
     A point answers for a window when it lies in it, at most `radius` strides from its middle, and
     its level is made for the farther of the two sides; of several, for the shortest.
     """
-    if edges.shape[1] == 0:
-        positive = window_mask.new_zeros(len(edges), len(points))
-        return positive, edges.new_zeros(*positive.shape, 2)
     place, least, largest, stride = points[:, None].unbind(-1)  # (P, 1) each
     start, end = edges[:, None].unbind(-1)  # (B, 1, N) each
     before, after = place - start, end - place  # (B, P, N)

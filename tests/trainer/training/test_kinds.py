@@ -11,7 +11,7 @@ from torch import nn
 import tests.trainer.training.test_kinds as here
 from data_pipeline.errors import InputError
 from model.config import LossConfig, ModelConfig
-from model.interface import GroundingModel, Objective, Prediction
+from model.interface import GroundingModel, Objective, Prediction, weighted
 from model.kinds import KINDS, Kind
 from trainer.cli import dump_config, parse_config
 from trainer.config import Config
@@ -180,12 +180,13 @@ class CentreObjective(Objective):
     def __init__(self, loss):
         super().__init__()
 
-    def forward(self, prediction, windows, window_mask, saliency, video_mask, draw=None):
+    def compare(self, prediction, targets):
+        wrong = prediction.saliency.sigmoid() - targets.saliency
         losses = {
-            "span": (prediction.spans[0, :, 0] - windows[:, 0]).abs().mean(),
-            "saliency": ((prediction.saliency.sigmoid() - saliency)[video_mask] ** 2).mean(),
+            "span": (prediction.spans[0, :, 0] - targets.windows[:, 0]).abs().mean(),
+            "saliency": (wrong[targets.video_mask] ** 2).mean(),
         }
-        return sum(losses.values()), losses
+        return weighted(losses, {"span": 1.0, "saliency": 1.0})
 
 
 def test_a_fifth_kind_is_a_model_a_configuration_and_a_line(kind_command, tmp_path, monkeypatch):
