@@ -162,6 +162,13 @@ def test_a_measured_figure_stands_in_one_document() -> None:
 
 
 def test_the_example_of_the_model_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    [code] = re.findall(r"^```python\n(.*?)^```", prose(ROOT / "model/README.md"), re.M | re.S)
+    code, *_ = re.findall(r"^```python\n(.*?)^```", prose(ROOT / "model/README.md"), re.M | re.S)
     exec(compile(code, "model/README.md", "exec"), {})
     assert capsys.readouterr().out == "torch.Size([2, 1, 30, 2])\n"
+
+
+def test_the_fifth_kind_that_is_shown_is_the_one_that_is_tried() -> None:
+    _, *shown = re.findall(r"^```python\n(.*?)^```", prose(ROOT / "model/README.md"), re.M | re.S)
+    tried = (ROOT / "tests/trainer/training/fifth_kind.py").read_text(encoding="utf-8")
+    assert [code for code in shown if code not in tried] == []
+    assert len(shown) == 3

@@ -1,6 +1,7 @@
 """What holds for every kind of model: results of a pair are its own, and all parts learn."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -31,8 +32,13 @@ def small(name: str, **changes: Any) -> GroundingModel:
         "dropout": 0.0,
     }  # fmt: skip
     values |= SMALL[name] | changes
+    config = KINDS[values["kind"]].config
     torch.manual_seed(0)
-    model = build(KINDS[values["kind"]].config(**values))
+    model = build(
+        config(
+            **{field.name: values[field.name] for field in fields(config) if field.name in values}
+        )
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -1,18 +1,13 @@
 """Every kind of model is trained, stopped, resumed, scored and used by the same code."""
 
 import json
-from dataclasses import dataclass
-from typing import Literal
 
 import pytest
-import torch
-from torch import nn
 
-import tests.trainer.training.test_kinds as here
+import tests.model.test_kinds as every_kind
 from data_pipeline.errors import InputError
-from model.config import LossConfig, ModelConfig
-from model.interface import GroundingModel, Objective, Prediction, weighted
 from model.kinds import KINDS, Kind
+from tests.trainer.training import fifth_kind
 from trainer.cli import dump_config, parse_config
 from trainer.config import Config
 from trainer.inference.pretrained import load_pretrained
@@ -138,64 +133,31 @@ def test_the_last_kind_that_is_given_decides(tmp_path):
     assert parse_config(Config, [*flags, "--loss.margin=1"]).loss.margin == 1
 
 
-@dataclass(frozen=True)
-class CentreConfig(ModelConfig):
-    """Attributes:
-    kind: centre
-    video_width: width Dv of the frozen video features
-    text_width: width Dt of the frozen text features
-    layers: the stored feature layer that is read
-    """
-
-    KERNELS = ()
-
-    kind: Literal["centre"] = "centre"
-    video_width: int = 4
-    text_width: int = 4
-    layers: tuple[int, ...] = (-1,)
-    queries: int = 1
+@pytest.fixture
+def fifth(monkeypatch):
+    """The kind of fifth_kind.py is there, under the name `centre`."""
+    parts = (f"{fifth_kind.__name__}:{name}" for name in ("Centre", "CentreObjective"))
+    kind = Kind(fifth_kind.CentreConfig, fifth_kind.CentreLossConfig, *parts)
+    monkeypatch.setitem(KINDS, "centre", kind)
 
 
-class Centre(GroundingModel):
-    """One learned span, and a clip's saliency from the clip alone: a fifth kind."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.config = config
-        self.span = nn.Parameter(torch.zeros(2))
-        self.score = nn.Linear(config.video_width, 1)
-
-    def forward(self, video, video_mask, text, text_mask):
-        saliency = self.score(video[:, :, self.config.layers[0]]).squeeze(-1)
-        spans = self.span.sigmoid().expand(1, len(video), 1, 2)
-        best = saliency.masked_fill(~video_mask, -1e4).amax(1)
-        return Prediction(
-            best[None, :, None], spans, saliency, best.new_zeros(len(video), 1).long()
-        )
-
-
-class CentreObjective(Objective):
-    """Distance of the span to the first window, and of the saliency to the annotated one."""
-
-    def __init__(self, loss):
-        super().__init__()
-
-    def compare(self, prediction, targets):
-        wrong = prediction.saliency.sigmoid() - targets.saliency
-        losses = {
-            "span": (prediction.spans[0, :, 0] - targets.windows[:, 0]).abs().mean(),
-            "saliency": (wrong[targets.video_mask] ** 2).mean(),
-        }
-        return weighted(losses, {"span": 1.0, "saliency": 1.0})
-
-
-def test_a_fifth_kind_is_a_model_a_configuration_and_a_line(kind_command, tmp_path, monkeypatch):
-    parts = (f"{here.__name__}:{name}" for name in ("Centre", "CentreObjective"))
-    monkeypatch.setitem(KINDS, "centre", Kind(here.CentreConfig, LossConfig, *parts))
-    line = kind_command("centre", **{"model.queries": 1})
+@pytest.mark.parametrize("existence", [False, True])
+def test_a_fifth_kind_is_a_model_a_configuration_and_a_line(
+    kind_command, tmp_path, fifth, existence
+):
+    line = kind_command("centre", **{"model.queries": 1, "model.existence": existence})
     line = [flag for flag in line if not flag.startswith(("--model.width", "--model.heads"))]
     line = [flag for flag in line if not flag.startswith(("--model.input_dropout",))]
-    assert main(line) == 0
-    model, _ = load_pretrained(tmp_path / "runs" / "tiny")
-    assert type(model) is here.Centre
+    assert main([*line, "--loss.span=2"]) == 0
+    model, export = load_pretrained(tmp_path / "runs" / "tiny")
+    assert type(model) is fifth_kind.Centre
     assert model.span.abs().sum() > 0
+    assert export.model.existence == existence
+    assert json.loads((tmp_path / "runs" / "tiny" / "metrics.json").read_text())["metrics"]
+
+
+def test_what_is_tested_of_every_kind_holds_for_the_fifth(fifth, monkeypatch):
+    monkeypatch.setitem(every_kind.SMALL, "centre", {"kind": "centre"})
+    every_kind.test_a_pair_gives_in_a_batch_what_it_gives_alone("centre")
+    every_kind.test_padding_changes_neither_predictions_nor_losses_nor_gradients("centre")
+    every_kind.test_every_parameter_has_a_finite_gradient_or_ddp_would_wait_for_it("centre", [9, 1])
