@@ -7,7 +7,7 @@ import torch
 
 from model.interface import Prediction, Sentences
 from model.kinds import KINDS, build, build_objective
-from model.layers.existence import existence_logits
+from model.layers.existence import ExistenceHead, existence_logits
 from model.objective.existence import OTHERS, existence_loss
 from tests.model.test_kinds import CLIPS, SMALL, WORDS, close, draw, padded, small, targets
 
@@ -41,6 +41,16 @@ def test_without_the_head_nothing_is_said_of_existence(name):
     prediction = small(name).eval()(*draw(CLIPS, WORDS))
     assert prediction.existence is None
     assert prediction.clip_evidence is None
+
+
+def test_before_it_has_learnt_only_clips_that_are_like_the_sentence_count_for_it():
+    model, inputs = small("sdst", existence=True).eval(), draw([1], [3])
+    torch.nn.init.constant_(model.existence.scale, ExistenceHead(model.config).scale.item())
+    torch.nn.init.constant_(model.existence.bias, ExistenceHead(model.config).bias.item())
+    prediction = model(*inputs)
+    clip, sentence = prediction.clip_evidence[0, 0, :-1], prediction.sentence_evidence[0, :-1]
+    alike = torch.cosine_similarity(clip, sentence, dim=0)
+    torch.testing.assert_close(prediction.existence[0], 10 * alike - 5)
 
 
 def test_existence_depends_on_the_pair_alone(name):

@@ -159,6 +159,8 @@ def test_pictures_are_prepared_as_the_checkpoint_says() -> None:
         {"size": {"shortest_edge": 224}, "do_center_crop": False},
         {"size": {"shortest_edge": 224}, "crop_size": 256},
         {"size": {"shortest_edge": "large"}},
+        {"size": {"shortest_edge": 223}},
+        {"size": {"shortest_edge": 4 * 224 + 1}},
         {"do_rescale": False},
         {"rescale_factor": 1.0},
         {"resample": 0},

@@ -80,6 +80,26 @@ def test_folding_is_an_orthogonal_projection() -> None:
     assert torch.equal(fold(torch.ones(3), 5), torch.tensor([1.0, 1, 1, 0, 0]))
 
 
+def test_groups_and_signs_of_the_folding_never_change() -> None:
+    folded = fold(torch.arange(1.0, 8.0), 4) * 2**0.5
+    assert folded.tolist() == pytest.approx([3, 9, -1, 5], abs=1e-5)
+
+
+def test_what_a_clip_looks_like_is_told_apart_from_how_strong_its_channels_are(
+    lite0: EfficientNetLite0,
+) -> None:
+    """Mean 0 and deviation 1 over the channels; change within the clip in the same unit."""
+    still = torch.randn(2, 1, 40, 1, generator=torch.Generator().manual_seed(0))
+    quadrants = torch.cat((still - 1, still + 1), 1).expand(-1, -1, -1, 4)  # two frames
+    described = lite0._describe(quadrants)
+    looks, motion = described[:, :40], described[:, lite0.appearance_width :]
+    torch.testing.assert_close(looks.mean(1), torch.zeros(2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(looks.std(1, correction=0), torch.ones(2))
+    torch.testing.assert_close(lite0._describe(3 * quadrants), described, atol=1e-5, rtol=1e-5)
+    deviation = still[:, 0, :, 0].std(1, correction=0)
+    torch.testing.assert_close(motion[:, :40], (2 / deviation)[:, None].expand(-1, 40))
+
+
 def test_minilm_agrees_with_transformers(minilm: MiniLM) -> None:
     transformers = pytest.importorskip("transformers")
     load_file = pytest.importorskip("safetensors.torch").load_file

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from model.config import SDSTConfig
-from model.sdst.rdsa import DeformableAttention
+from model.sdst.heads import ActionnessHead
+from model.sdst.rdsa import DeformableAttention, ReferenceQueries
 from model.sdst.sdst import SDST
 
 
@@ -36,3 +37,36 @@ def test_with_a_pure_initialisation_there_is_no_fan():
     attention = DeformableAttention(SDSTConfig(width=16, heads=8, points=3), pure_init=True)
     assert not attention.offsets.bias.any()
     assert attention.offsets.weight.any()
+
+
+def felt(function, clips):
+    """The clips of which a vector for a reference changes when they do."""
+    memory = torch.randn(1, clips, 16, generator=torch.Generator().manual_seed(0))
+    before, found = function(memory), []
+    for clip in range(clips):
+        other = memory.clone()
+        other[:, clip] += 1
+        if not torch.allclose(function(other), before, atol=1e-6):
+            found.append(clip)
+    return found
+
+
+def test_what_predicts_offsets_is_read_at_start_centre_and_end_of_the_reference():
+    torch.manual_seed(0)
+    queries, mask = ReferenceQueries(SDSTConfig(width=16, heads=8)), torch.ones(1, 40).bool()
+    reference = torch.tensor([[[0.5, 0.4]]])  # 12, 20 and 28 of 40 clips, between two of them each
+    there = felt(lambda memory: queries(reference, memory, mask, torch.tensor([40])), 40)
+    assert there == [10, 11, 12, 13, 18, 19, 20, 21, 26, 27, 28, 29]  # a convolution of three
+
+
+@pytest.mark.parametrize(
+    ("span", "covered"),
+    [((0.5, 0.2), range(14, 26)), ((0.95, 0.2), range(32, 40)), ((0.05, 0.2), range(8))],
+)
+def test_actionness_covers_the_span_half_as_wide_again_within_the_video(span, covered):
+    torch.manual_seed(0)
+    head = ActionnessHead(SDSTConfig(width=16, heads=8, roi_bins=16, roi_scale=1.5))
+    mask, spans = torch.ones(1, 40).bool(), torch.tensor([[span]])
+    there = felt(lambda memory: head(memory, spans, mask), 40)
+    assert set(covered) <= set(there)
+    assert set(there) <= set(range(covered.start - 1, covered.stop + 1))  # which bins lie between

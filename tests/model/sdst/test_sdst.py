@@ -307,8 +307,8 @@ def test_impossible_configurations_name_the_field_and_the_mend(changes, message)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda b: {"video": b.video[0]}, r"video is \(9, 2, 12\) of float32, expected floats"),
-        (lambda b: {"text": b.text.long()}, r"text is \(2, 5, 2, 10\) of int64, expected floats"),
+        (lambda b: {"video": b.video[0]}, r"of float32, expected floats \(B, L, K, Dv\)"),
+        (lambda b: {"text": b.text.long()}, r"of int64, expected floats \(B, T, K, Dt\)"),
         (lambda b: {"video": b.video[..., :5]}, r"but the model's video_width is 12"),
         (lambda b: {"video_mask": b.video_mask.float()}, r"video_mask is \(2, 9\) of float32, exp"),
         (lambda b: {"text_mask": b.text_mask.int()}, r"text_mask is \(2, 5\) of int32, expected"),
