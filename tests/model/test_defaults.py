@@ -1,4 +1,4 @@
-"""Are the defaults of every kind the published settings?"""
+"""Are the defaults of every kind the published settings, and what is refused?"""
 
 from dataclasses import asdict
 from typing import Any
@@ -75,3 +75,69 @@ def test_it_has_as_many_parameters_as_its_original(kind, millions):
     with torch.device("meta"):
         model = build(KINDS[kind].config())
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == millions
+
+
+WEIGHTS = [(kind, "weights", name) for kind in LOSSES for name in LOSSES[kind]["weights"]]
+COUNTS = {
+    "sdst": ["video_width", "text_width", "heads", "points", "queries", "feed_forward_ratio",
+             "roi_bins"],
+    "moment_detr": ["video_width", "text_width", "heads", "queries", "feed_forward",
+                    "encoder_layers", "decoder_layers"],
+    "pyramid": ["video_width", "text_width", "heads", "feed_forward", "dummies", "patches",
+                "text_to_video_layers", "encoder_layers", "dummy_layers", "score_layers"],
+}  # fmt: skip
+POSITIVE = [("sdst", "loss", "temperature"), ("pyramid", "loss", "temperature"),
+            ("pyramid", "loss", "radius"), ("sdst", "config", "roi_scale")]  # fmt: skip
+NOT_NEGATIVE = [
+    *WEIGHTS,
+    *(("sdst", "matching", name) for name in ("classification", "l1", "iou", "gamma", "alpha")),
+    *(("sdst", "loss", name) for name in ("existence", "alpha")),
+    *(("moment_detr", "loss", name) for name in ("existence", "no_moment", "margin")),
+    *(("pyramid", "loss", name) for name in ("attention", "margin")),
+    *((kind, "config", name) for kind in COUNTS for name in ("input_dropout", "dropout")),
+    ("sdst", "config", "query_dropout"),
+    ("moment_detr", "config", "text_to_video_layers"),
+]  # fmt: skip
+AT_LEAST_ONE = [(kind, "config", name) for kind in COUNTS for name in COUNTS[kind]]
+AT_LEAST_ONE += [("moment_detr", "loss", "levels"), ("pyramid", "loss", "levels")]
+
+
+def schema(kind: str, part: str) -> Any:
+    """The dataclass of a kind's configuration, objective, or a part of the objective."""
+    if part in ("config", "loss"):
+        return getattr(KINDS[kind], part)
+    return type(getattr(KINDS[kind].loss(), part))
+
+
+@pytest.mark.parametrize(
+    ("where", "least", "refused"),
+    [
+        *((where, 1e-6, 0.0) for where in POSITIVE),
+        *((where, 0, -1e-6) for where in NOT_NEGATIVE),
+        *((where, 1, 0) for where in AT_LEAST_ONE),
+    ],
+    ids=lambda value: ".".join(value) if isinstance(value, tuple) else None,
+)
+def test_the_least_value_is_taken_and_one_below_is_refused_by_its_name(where, least, refused):
+    kind, part, name = where
+    assert getattr(schema(kind, part)(**{name: least}), name) == least
+    with pytest.raises(ValueError, match=rf"^{name} is {refused}: make it "):
+        schema(kind, part)(**{name: refused})
+
+
+@pytest.mark.parametrize(
+    ("kind", "part", "name", "most", "refused"),
+    [
+        ("sdst", "loss", "alpha", 1.0, 1.001),
+        ("sdst", "matching", "alpha", 1.0, 1.001),
+        *((kind, "config", "dropout", 0.999, 1.0) for kind in COUNTS),
+        *((kind, "config", "queries", 1 << 16, (1 << 16) + 1) for kind in ("sdst", "qd_detr")),
+        ("sdst", "config", "layers", (-1,) * 64, (-1,) * 65),
+    ],
+)
+def test_the_largest_value_is_taken_and_one_above_is_refused_by_its_name(
+    kind, part, name, most, refused
+):
+    assert getattr(schema(kind, part)(**{name: most}), name) == most
+    with pytest.raises(ValueError, match=f"^{name} is .*: make it "):
+        schema(kind, part)(**{name: refused})

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.spans import iou, pairwise_iou, to_edges
+from model.spans import generalised_iou, iou, pairwise_iou, to_edges
 
 EDGE = st.integers(0, 50)
 
@@ -39,5 +39,10 @@ def test_centre_and_width_give_start_and_end(a, b):
     assert to_edges(span).tolist() == pytest.approx([start, end])
 
 
-def test_an_inverted_span_overlaps_nothing():
-    assert iou(torch.tensor([0.6, 0.4]), torch.tensor([0.0, 1.0])) == 0
+def test_an_inverted_span_is_an_empty_one():
+    inverted, empty = torch.tensor([0.6, 0.4]), torch.tensor([0.5, 0.5])
+    other = torch.tensor([0.0, 0.2])
+    assert iou(inverted, torch.tensor([0.3, 0.7])) == 0
+    # Of the hull from 0 to 0.4 the other covers half.
+    torch.testing.assert_close(generalised_iou(inverted, other), torch.tensor(-0.5))
+    torch.testing.assert_close(generalised_iou(empty, other), torch.tensor(-0.6))

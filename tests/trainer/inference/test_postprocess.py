@@ -120,6 +120,11 @@ def test_edges_are_rounded_but_the_end_of_the_video_stays():
     assert result[:, :2].tolist() == [[0, 4], [20, 60.5], [30, 60.5]]
 
 
+def test_an_empty_window_at_the_end_of_a_short_video_gets_the_last_unit():
+    (result,) = postprocess(np.array([[[0.5, 0.5, 0.9]]]), [0.5], plain(unit=0.1))
+    assert result.tolist() == [[0.4, 0.5, 0.9]]
+
+
 def test_a_window_that_rounding_would_empty_gets_the_unit_it_lies_in():
     windows = np.array([[[3.2, 3.8, 0.9], [60.5, 60.5, 0.8], [0.1, 0.2, 0.7]]])
     (result,) = postprocess(windows, [60.5], plain(unit=2.0))
