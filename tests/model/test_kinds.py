@@ -160,6 +160,19 @@ def test_pairs_without_windows_or_highlights_teach_silence(name):
     assert (prediction.logits.grad[-1][real] > 0).all()
 
 
+def test_a_batch_without_windows_may_leave_out_their_column(name):
+    model, inputs = small(name).train(), draw(CLIPS, WORDS)
+    wanted = targets(inputs[1])
+    prediction, masked = model(*inputs), wanted["window_mask"] & False
+    close(
+        objective(model)(
+            prediction,
+            **wanted | {"windows": wanted["windows"][:, :0], "window_mask": masked[:, :0]},
+        ),
+        objective(model)(prediction, **wanted | {"window_mask": masked}),
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_whole_model_is_one_graph(name):

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from model.config import LossConfig, LossWeights
 from model.interface import Sentences
 from model.kinds import KINDS, build, build_objective
+from model.objective import ranks
 from model.objective.ranks import next_sentences
 
 PAIRS = 6
@@ -91,21 +92,38 @@ def run_rank(kind, rank, folder):
     os._exit(0)  # threads of the group that still run would abort an ordinary end now and then
 
 
+@pytest.mark.parametrize("rank", range(3))
+def test_negatives_of_a_rank_are_the_next_pairs_sentences_in_the_global_batch(monkeypatch, rank):
+    text, mask = torch.arange(6.0)[:, None], torch.arange(6)[:, None] % 2 > 0  # row i is pair i
+    monkeypatch.setattr(ranks, "world_size", lambda: 3)
+    monkeypatch.setattr(ranks.dist, "get_rank", lambda: rank)
+    # Row i of rank r is row r + 3 i of the global batch.
+    given = iter([torch.cat([x[r::3] for r in range(3)]) for x in (text, mask)])
+    monkeypatch.setattr(ranks, "gather", lambda x: next(given))
+    other = ranks.next_sentences(text[rank::3], mask[rank::3])
+    assert torch.equal(other["other_text"], text.roll(-1, 0)[rank::3])
+    assert torch.equal(other["other_text_mask"], mask.roll(-1, 0)[rank::3])
+
+
+def test_one_rank_leaves_the_choice_of_negatives_to_the_model():
+    assert ranks.next_sentences(torch.zeros(2, 1), torch.ones(2, 1) > 0) == {}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", [*OWN, JUDGED])
 def test_two_ranks_with_half_the_batch_each_learn_what_one_rank_learns(tmp_path, kind):
     root = Path(__file__).parents[3]
-    ranks = [
+    processes = [
         subprocess.Popen([sys.executable, __file__, kind, str(rank), str(tmp_path)], cwd=root,
                          env={"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"})
         for rank in range(2)
     ]  # fmt: skip
     try:
-        assert [rank.wait(timeout=250) for rank in ranks] == [0, 0]
+        assert [process.wait(timeout=250) for process in processes] == [0, 0]
     finally:
-        for rank in ranks:
-            rank.kill()
+        for process in processes:
+            process.kill()
     result = torch.load(tmp_path / "result.pt", weights_only=True)
     losses, gradients = learn(kind, slice(None), lambda model: model)
     for name, loss in losses.items():
