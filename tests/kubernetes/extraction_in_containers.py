@@ -52,18 +52,22 @@ class RayJob:
         head = cluster["headGroupSpec"]
         started = ray_start("ray start --head", head, {})
         address = {"RAY_ADDRESS": "127.0.0.1:6379"}
-        self.pods = [self._pod(HEAD, ray_pod(head["template"], started), address)]
+        given = [(HEAD, ray_pod(head["template"], started), address)]
         for group in cluster["workerGroupSpecs"]:
             started = ray_start("ray start", group, {"address": f"{SERVICE}:6379"})
             template = ray_pod(group["template"], started, wait_for=f"{SERVICE}:6379")
             for number in range(group["replicas"]):
                 name = f"ray-{group['groupName']}-{number}"
                 address = {"RAY_ADDRESS": f"{SERVICE}:6379"}
-                self.pods.append(self._pod(name, template, address))
+                given.append((name, template, address))
+        self.pods = [self._pod(*each) for each in given]
         end = time.monotonic() + START
         while not self.healthy():  # the operator submits when every pod is ready
-            if time.monotonic() > end or any(pod.code is not None for pod in self.pods):
+            if time.monotonic() > end:
                 raise SystemExit(f"extraction: no cluster within {START:.0f} s; see {self._log}")
+            for place, pod in enumerate(self.pods):
+                if pod.code is not None:  # Ray gives up after 30 s; the kubelet starts it again
+                    self.pods[place] = self._pod(*given[place])
             time.sleep(0.5)
         template = copy.deepcopy(self.spec["submitterPodTemplate"])
         [container] = template["spec"]["containers"]
