@@ -5,7 +5,7 @@
 The generator knows what every second shows. A sentence about a kind of segment has several right
 answers: any moment of its kind in any video. Printed are the figures of `launch.evaluate --task
 vcmr`, and how well sentences of kinds that no video shows are told from the others: by the AUROC of
-the surest existence, or of the best score of a model that does not judge existence.
+existence over all of the stretches, or of the best score of a model that does not judge existence.
 """
 
 import re

@@ -26,6 +26,7 @@ from trainer.archive.building import architecture, check_features, set_hash
 from trainer.archive.index import Index
 from trainer.archive.searching import Candidate, candidates
 from trainer.archive.vectors import Floats, Half, Vectors, padded
+from trainer.inference.calibration import mean_odds
 from trainer.inference.decode import decode
 from trainer.inference.grounding import LISTED
 from trainer.inference.postprocess import postprocess
@@ -72,8 +73,9 @@ class Answer:
     moments: best first. candidates: (video, start, end, cosine) of the stretches that the model
     looked at, most like the sentence first. seconds: of the first stage and of the second. unread:
     tokens at the end of the sentence that the encoder does not read. existence: probability that
-    the surest video shows it, None where the model does not judge that; in videos that are less
-    sure than `least` it is not found. damaged: lines for the stretches that cannot be read.
+    any of the stretches shows it, None where the model does not judge that; below `least` it is not
+    found, nor in a video that is less sure by itself. damaged: lines for the stretches that cannot
+    be read.
     """
 
     query: str
@@ -88,6 +90,8 @@ class Answer:
     @property
     def listed(self) -> tuple[Moment, ...]:
         """The moments in which it is found."""
+        if self.existence is not None and self.existence < self.least:
+            return ()
         return tuple(
             moment
             for moment in self.moments
@@ -200,7 +204,7 @@ class Archive:
                     seconds=(first, second),
                     unread=text.unread,
                     existence=existence,
-                    least=self.grounder.export.calibration.threshold,
+                    least=self.grounder.export.calibration.threshold_of_search,
                     damaged=tuple(damaged),
                 )
             )
@@ -241,7 +245,7 @@ class Archive:
     def _ground(
         self, text: SentenceFeatures, stretches: Sequence[Candidate], damaged: list[str]
     ) -> tuple[tuple[Moment, ...], float | None]:
-        """The moments of a sentence in all the stretches, best first, and the surest existence."""
+        """The moments of a sentence in all the stretches, best first, and the existence."""
         config = self.grounder.export.postprocess
         by_video: dict[int, list[_Seen]] = {}
         for each in self._look(text, stretches, damaged):
@@ -259,7 +263,10 @@ class Archive:
                 for start, end, score in kept
             ]
         ranked = tuple(sorted(moments, key=lambda moment: -moment.score))
-        return ranked, _surest([each for seen in by_video.values() for each in seen])
+        judged = [
+            s.existence for seen in by_video.values() for s in seen if s.existence is not None
+        ]
+        return ranked, float(mean_odds(np.array(judged))) if judged else None
 
     @torch.inference_mode()
     def _look(

@@ -7,8 +7,13 @@ Log-odds are those of windows' confidences: that nothing in the video fits well 
 Scales and offsets are fitted on a split that the model was not trained on (Platt 1999; temperature
 scaling, Guo et al. 2017, with an offset). So a score is the probability that the video shows it and
 that this window overlaps it by half or more: windows of different videos can be ranked together.
+
+Who looks often finds something alike by chance, so that many looks have thresholds of their own. A
+long video shows what its surest stretch shows. Several videos of an archive may show it, so that
+the odds of a search are the mean of its candidates'.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -23,6 +28,12 @@ Booleans = NDArray[np.bool_]
 SURE = 1e-6
 """Confidences are kept so far from 0 and 1, whose log-odds are not finite."""
 
+CERTAIN = 1 - 1e-9
+"""Of more than that the odds would not be finite."""
+
+LOOKS, TIMES = 20, 4000
+"""By how many looks the thresholds over many are chosen, and how often they are drawn."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -35,6 +46,8 @@ class Calibration:
         window_scale: factor on the log-odds of a window's confidence
         window_offset: what is added to that
         threshold: of existence, below which something is not found in a video
+        threshold_of_stretches: of the surest of many stretches of a video
+        threshold_of_search: of the mean odds of the candidates of a search
         fitted: on what, in words
     """
 
@@ -44,6 +57,8 @@ class Calibration:
     window_scale: float = 1.0
     window_offset: float = 0.0
     threshold: float = 0.5
+    threshold_of_stretches: float = 0.5
+    threshold_of_search: float = 0.5
     fitted: str = "not at all"
 
     def __post_init__(self) -> None:
@@ -52,8 +67,9 @@ class Calibration:
             raise ValueError("calibration must hold finite numbers")
         if not (self.existence_scale > 0 and self.window_scale > 0 and self.existence_best >= 0):
             raise ValueError("calibration: scales must be positive, existence_best not negative")
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"calibration: threshold {self.threshold} must be from 0 to 1")
+        for threshold in (self.threshold, self.threshold_of_stretches, self.threshold_of_search):
+            if not 0 <= threshold <= 1:
+                raise ValueError(f"calibration: threshold {threshold} must be from 0 to 1")
 
     def comparable(self, decoded: Decoded) -> tuple[Floats, Floats | None]:
         """Windows (B, M, 3) with scores that can be compared, and existence (B,); as they are, and
@@ -99,7 +115,41 @@ def fit(
     (scale, share), offset = _platt(both, present, balanced=True)
     (window_scale,), window_offset = _platt(_log_odds(confidences)[:, None], right)
     found = Calibration(scale, share, offset, window_scale, window_offset, fitted=fitted)
-    return replace(found, threshold=best_threshold(found.existence(logits, best), present))
+    existence = found.existence(logits, best)
+    return replace(
+        found,
+        threshold=best_threshold(existence, present),
+        threshold_of_stretches=threshold_over_many(existence, present, surest),
+        threshold_of_search=threshold_over_many(existence, present, mean_odds),
+    )
+
+
+def surest(looks: Floats) -> Floats:
+    """Probabilities (..., n) of n looks -> (...)."""
+    return np.asarray(looks.max(-1))
+
+
+def mean_odds(looks: Floats) -> Floats:
+    """Probabilities (..., n) of n looks -> (...), of the mean of their odds."""
+    kept = np.minimum(looks, CERTAIN)
+    odds = (kept / (1 - kept)).mean(-1)
+    return np.asarray(odds / (1 + odds))
+
+
+def threshold_over_many(
+    probabilities: Floats, present: Booleans, of_looks: Callable[[Floats], Floats]
+) -> float:
+    """From where on to say present by `of_looks` over `LOOKS` looks, so that most is right.
+
+    Looks are drawn: at what does not show it, and as often at one video that does and at others.
+    0.5 where all is of one kind.
+    """
+    if present.all() or not present.any():
+        return 0.5
+    random = np.random.default_rng(0)
+    looks = random.choice(np.sort(probabilities[~present]), (2 * TIMES, LOOKS))
+    looks[:TIMES, 0] = random.choice(np.sort(probabilities[present]), TIMES)
+    return best_threshold(of_looks(looks), np.arange(2 * TIMES) < TIMES)
 
 
 def best_threshold(probabilities: Floats, present: Booleans) -> float:

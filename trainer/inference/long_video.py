@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.inference.calibration import surest
+
 Floats = NDArray[np.float64]
 
 AGREES = 0.5  # least IoU, in what both saw, of two windows that are one moment
-CERTAIN = 1 - 1e-9  # of more than that the odds would not be finite
 DOUBTS = 0.25  # a window this much less sure than its neighbour's says nothing about it
 
 
@@ -58,17 +59,9 @@ def merge_windows(stretches: Sequence[Stretch]) -> Floats:
 
 
 def merge_existence(stretches: Sequence[Stretch]) -> float | None:
-    """Probability that a video shows it, of what is judged of each stretch by itself.
-
-    The odds are the mean of the stretches': what is as likely in a long video as in a short one is
-    the less likely in each of its stretches, and many looks find something alike by chance.
-    """
+    """Probability that a video shows it, what its surest stretch says."""
     judged = [each.existence for each in stretches if each.existence is not None]
-    if not judged:
-        return None
-    sure = np.minimum(judged, CERTAIN)
-    odds = float(np.mean(sure / (1 - sure)))
-    return odds / (1 + odds)
+    return float(surest(np.array(judged))) if judged else None
 
 
 def merge_saliency(stretches: Sequence[Stretch], starts: Sequence[int], clips: int) -> Floats:

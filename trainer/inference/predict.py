@@ -223,6 +223,7 @@ class Grounder(VideoGrounder):
         clips = len(video.features)
         starts = stretch_starts(clips, self.export.max_clips)
         stretches = list(self._stretches(torch.from_numpy(text.features), video, starts))
+        calibration = self.export.calibration
         windows = merge_windows(stretches)
         config = replace(
             self.export.postprocess,
@@ -238,7 +239,7 @@ class Grounder(VideoGrounder):
             merge_saliency(stretches, starts, clips).astype(np.float32),
             text.unread,
             merge_existence(stretches),
-            self.export.calibration.threshold,
+            calibration.threshold if len(stretches) == 1 else calibration.threshold_of_stretches,
         )
 
     @torch.inference_mode()

@@ -180,23 +180,42 @@ def test_what_no_video_shows_is_not_found_and_the_best_guess_is_kept(
 
     def with_threshold(threshold: float) -> Answer:
         # The model is not trained: windows as sure as can be leave existence to decide.
-        calibration = replace(export.calibration, threshold=threshold, window_offset=40.0)
+        calibration = replace(export.calibration, threshold_of_search=threshold, window_offset=40.0)
         archive.grounder.export = replace(export, calibration=calibration)
         return archive.search("topic 3", top=99)[0]
 
     answer = with_threshold(0.0)
     sure = sorted({m.existence for m in answer.moments if m.existence is not None})
-    assert answer.existence == sure[-1]
+    assert answer.existence is not None
+    assert sure[0] < answer.existence < sure[-1]
     scores = [moment.score for moment in answer.moments]
     assert scores == sorted(scores, reverse=True)
-    some = with_threshold(sure[-3])
-    assert {moment.existence for moment in some.listed} <= set(sure[-3:])
-    assert some.listed
+    some = with_threshold(answer.existence)
+    assert {m.existence for m in some.listed} == {s for s in sure if s >= answer.existence}
     assert not some.not_found
-    none = with_threshold((1 + sure[-1]) / 2)
+    none = with_threshold((answer.existence + sure[-1]) / 2)  # in one video alone it would be found
     assert none.listed == ()
     assert none.moments == answer.moments
-    assert none.not_found == f"not found: {sure[-1]:.1%} sure that any video shows it"
+    assert none.not_found == f"not found: {answer.existence:.1%} sure that any video shows it"
+
+
+def test_the_odds_of_a_search_are_the_mean_of_its_stretches(
+    tmp_path: Path, judging_run: Path, features: FeatureSet
+) -> None:
+    archive = Archive.open(index_of(tmp_path / "judged", judging_run, features))
+    export = archive.grounder.export
+    calibration = replace(export.calibration, threshold=0.25, threshold_of_search=0.75)
+    archive.grounder.export = replace(export, calibration=calibration)
+    texts = archive.grounder.encoder.encode_sentences(["topic 3"])
+    vectors = archive._vectors.of_sentences(texts)
+    for count in (1, 5):
+        [answer] = archive.search("topic 3", candidates=count)
+        assert answer.least == 0.75
+        [stretches] = archive.first_stage(vectors, count, LONGEST)
+        seen = [each.existence for each in archive._look(texts[0], stretches, [])]
+        assert len(seen) == count
+        odds = np.mean([e / (1 - e) for e in seen if e is not None])
+        assert answer.existence == pytest.approx(odds / (1 + odds))
 
 
 def test_a_damaged_video_is_passed_over_and_told(indexed: Path, features: FeatureSet) -> None:

@@ -13,7 +13,15 @@ from model.kinds import build
 from tests.trainer.inference.test_predict import CONFIG, FakeEncoder, described
 from trainer.cli import dump_config
 from trainer.inference import predict
-from trainer.inference.calibration import Calibration, best_threshold, fit
+from trainer.inference.calibration import (
+    LOOKS,
+    Calibration,
+    best_threshold,
+    fit,
+    mean_odds,
+    surest,
+    threshold_over_many,
+)
 from trainer.inference.grounding import LISTED, Grounding
 from trainer.inference.long_video import Stretch, merge_existence, stretch_starts
 from trainer.inference.predict import Grounder
@@ -109,11 +117,50 @@ def test_the_threshold_leaves_the_fewest_wrong(seed):
 @pytest.mark.parametrize(
     "odd",
     [{"existence_scale": 0.0}, {"window_scale": -1.0}, {"threshold": 2.0},
+     {"threshold_of_search": -0.1}, {"threshold_of_stretches": 1.1},
      {"window_offset": float("nan")}, {"existence_offset": float("inf")}],
 )  # fmt: skip
 def test_a_calibration_that_is_none_is_refused(odd):
     with pytest.raises(ValueError, match="calibration"):
         Calibration(**odd)
+
+
+@pytest.mark.parametrize("of_looks", [surest, mean_odds])
+def test_the_threshold_over_many_looks_is_chosen_for_many(of_looks):
+    """A video that does not show it is as sure as 0.9 in one of a hundred, and so is any of 20 in
+    about one search of six; one that does is nearly always surer."""
+    random = np.random.default_rng(0)
+    absent = np.where(random.random(5000) < 0.01, 0.9, 0.02)
+    present = np.where(random.random(500) < 0.95, 0.999, 0.9)
+    probabilities = np.concatenate((absent, present))
+    is_there = np.arange(5500) >= 5000
+    assert 0.02 < best_threshold(probabilities, is_there) < 0.9
+    many = threshold_over_many(probabilities, is_there, of_looks)
+    looks = random.choice(absent, (4000, LOOKS))
+    rejected = of_looks(looks) < many
+    looks[:, 0] = random.choice(present, 4000)
+    kept = of_looks(looks) >= many
+    assert rejected.mean() > 0.99  # 0.82 if one look as sure as 0.9 were enough
+    assert kept.mean() == pytest.approx(0.95, abs=0.03)
+    assert threshold_over_many(probabilities, np.zeros(5500, bool), of_looks) == 0.5
+
+
+def test_the_order_of_the_pairs_does_not_change_a_calibration():
+    random = np.random.default_rng(0)
+    logits, present = random.normal(size=60), np.arange(60) < 20
+    order = random.permutation(60)
+    one, other = (
+        fit(logits[o], alike(logits), present[o], *NOBODY, "") for o in (np.arange(60), order)
+    )
+    assert other.threshold_of_search == pytest.approx(one.threshold_of_search, abs=1e-6)
+    assert other.threshold_of_stretches == pytest.approx(one.threshold_of_stretches, abs=1e-6)
+    assert one.threshold_of_search < one.threshold_of_stretches
+
+
+def test_the_mean_of_odds_is_that_of_any_number_of_looks():
+    assert mean_odds(np.array([[0.5, 0.75], [0.0, 0.0]])) == pytest.approx([2 / 3, 0])
+    assert mean_odds(np.array([0.7])) == pytest.approx(0.7)
+    assert mean_odds(np.array([1.0] + [0.0] * 99)) > 0.99
 
 
 def test_the_overlap_of_windows_is_that_with_the_true_one_that_fits_best():
@@ -130,7 +177,7 @@ def judging(tmp_path, monkeypatch):
     """A folder with a model that judges existence, and its grounder."""
     monkeypatch.setattr(predict, "FeatureEncoder", FakeEncoder)
     torch.manual_seed(0)
-    calibration = Calibration(0.2, 0.1, 0.5, 1.5, 0.25, 0.4, "here")
+    calibration = Calibration(0.2, 0.1, 0.5, 1.5, 0.25, 0.4, 0.7, 0.8, "here")
     told = replace(described(), model=JUDGING, calibration=calibration)
     export(tmp_path / "model", build(JUDGING), dump_config(told))
     return tmp_path, Grounder.from_pretrained(tmp_path)
@@ -138,7 +185,9 @@ def judging(tmp_path, monkeypatch):
 
 def test_a_calibration_is_kept_with_its_model_and_seals_it(judging):
     folder, grounder = judging
-    assert grounder.export.calibration == Calibration(0.2, 0.1, 0.5, 1.5, 0.25, 0.4, "here")
+    assert grounder.export.calibration == Calibration(
+        0.2, 0.1, 0.5, 1.5, 0.25, 0.4, 0.7, 0.8, "here"
+    )
     path = folder / "model" / "config.yaml"
     path.write_text(path.read_text().replace("threshold: 0.4", "threshold: 0.1"))
     with pytest.raises(InputError, match="its calibration is not what it was written with"):
@@ -166,7 +215,7 @@ def test_a_video_s_scores_are_calibrated_and_those_of_a_model_that_does_not_judg
     )
 
 
-def test_the_odds_of_a_long_video_are_the_mean_of_its_stretches(judging):
+def test_a_long_video_is_as_sure_as_its_surest_stretch(judging):
     _, grounder = judging
     long = grounder.encode("200.mp4")
     found = grounder.predict(long, "a dog")[0]
@@ -176,18 +225,15 @@ def test_the_odds_of_a_long_video_are_the_mean_of_its_stretches(judging):
         for start in stretch_starts(len(long.features), size)
         for part in [long.features[start : start + size]]
     ]
-    odds = np.mean([part.existence / (1 - part.existence) for part in parts])
-    assert found.existence == pytest.approx(odds / (1 + odds), rel=1e-5)
+    assert found.existence == pytest.approx(max(part.existence for part in parts), rel=1e-5)
+    assert (found.least, parts[0].least) == (0.7, 0.4)
     assert len(parts) > 2
 
 
-def test_many_looks_that_find_a_little_are_no_find_but_one_that_is_sure_is():
-    nothing = np.zeros((0, 3)), np.zeros(1)
-    doubtful = [Stretch(0.0, 1.0, *nothing, existence) for existence in [0.2] * 98 + [0.7]]
-    assert merge_existence(doubtful) < 0.25
-    assert merge_existence([*doubtful, Stretch(0.0, 1.0, *nothing, 1.0)]) > 0.99
-    assert merge_existence(doubtful[-1:]) == pytest.approx(0.7)
-    assert merge_existence([Stretch(0.0, 1.0, *nothing)]) is None
+def test_what_judges_no_stretch_judges_no_video():
+    stretches = [Stretch(0.0, 1.0, np.zeros((0, 3)), np.zeros(1), e) for e in (0.2, 0.7, 0.1)]
+    assert merge_existence(stretches) == 0.7
+    assert merge_existence([replace(each, existence=None) for each in stretches]) is None
 
 
 WINDOWS = ((1.0, 3.0, 0.9), (0.0, 6.0, 0.2), (5.0, 6.0, 0.0049))
