@@ -23,7 +23,7 @@ from data_pipeline.untrusted import natural, parse_json, reading, shown
 
 Array = NDArray[Any]
 
-KINDS = {"I64": "<i8", "U64": "<u8", "F64": "<f8", "F16": "<f2", "U8": "|u1"}
+KINDS = {"I64": "<i8", "U64": "<u8", "F64": "<f8", "F32": "<f4", "F16": "<f2", "U8": "|u1"}
 """Types of arrays, as the header names them; the widest come first, so that all are aligned."""
 MAX_HEADER = 1 << 20
 SUMS = "xxh3-64"

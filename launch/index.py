@@ -185,8 +185,9 @@ def _remove(options: Any) -> int:
 
 def _approximate(options: Any) -> int:
     from data_pipeline.features.shards import FeatureSet
-    from trainer.archive.approximate import DRAWN, library, train
+    from trainer.archive.approximate import DRAWN, train
     from trainer.archive.building import Source, stored_sentences
+    from trainer.archive.cells import library
     from trainer.archive.writing import writer
 
     library()  # before the work
@@ -197,11 +198,12 @@ def _approximate(options: Any) -> int:
         source = Source(options.model or Path(manifest.model), manifest.made_with.vectors, joint)
         sentences = stored_sentences(sets, source.vectors, DRAWN)
         found = train(target, options.approximate, sentences)
-    asked = f"{found.sentences} {'sentences' if len(sentences) else 'clips as sentences'}"
+    asked = f"{found.sentences} {'sentences' if len(sentences) else 'clips, turned away,'}"
     terminal().print(
         f"{options.output}: {found.trained.kind} of {found.trained.rows} clips finds "
-        f"{found.trained.recall:.1%} of the best 100 of an exact search ({asked}, "
-        f"{found.trained.probes} cells opened), in {found.milliseconds:.1f} ms a sentence; "
+        f"{found.trained.recall:.1%} of the best 100 of an exact search by {asked}, and the very "
+        f"first for {found.trained.first:.1%} of these or of {found.lonely} that ask for lonely "
+        f"clips ({found.trained.probes} cells opened), in {found.milliseconds:.1f} ms a sentence; "
         f"exactly: {found.exactly:.1f} ms",
         soft_wrap=True,
     )

@@ -18,11 +18,13 @@ import jsonargparse
 import numpy as np
 
 from data_pipeline.features.shards import FeatureSet
-from data_pipeline.quickstart.kinds import DRAWN_KINDS, FILMED_KINDS, Kind
+from data_pipeline.quickstart.kinds import DRAWN_KINDS, FILMED_KINDS
+from data_pipeline.quickstart.kinds import Kind as Segment
 from data_pipeline.quickstart.phrases import phrasings
 from data_pipeline.quickstart.plan import plan_video
 from trainer.archive.archive import Answer, Archive
 from trainer.archive.building import Source, add_sets
+from trainer.archive.vectors import Kind
 from trainer.archive.writing import writer
 from trainer.metrics.corpus import Asked, Given, RightMoment, evaluate_corpus
 
@@ -32,6 +34,7 @@ def main(
     features: Path = Path("data/quickstart/features"),
     split: str = "val",
     candidates: int = 20,
+    vectors: Kind = "projected",
 ) -> None:
     """Index the split, ask all of its sentences, print the figures.
 
@@ -40,10 +43,11 @@ def main(
         features: folder of the quick start's feature sets
         split: val, or dev by which the choices were made
         candidates: stretches that are grounded
+        vectors: by which they are found, as launch.index's --vectors
     """
     stored = FeatureSet(features / split)
-    right: dict[Kind, list[RightMoment]] = defaultdict(list)
-    asked: list[tuple[str, Kind]] = []
+    right: dict[Segment, list[RightMoment]] = defaultdict(list)
+    asked: list[tuple[str, Segment]] = []
     for sample in stored.samples:
         found = re.fullmatch(r"quickstart_s(\d+)_(\d+)", sample.vid)
         assert found is not None, sample.vid
@@ -58,7 +62,7 @@ def main(
         if kind not in right
         for sentence in (*phrasings(kind).seen, *phrasings(kind).unseen)
     ]
-    source = Source(run, "projected", None)
+    source = Source(run, vectors, stored.joint_width)
     with tempfile.TemporaryDirectory() as folder:
         with writer(Path(folder), str(source.folder), source.made_with(stored)) as target:
             add_sets(target, [(stored, None)], source.blocks)

@@ -7,16 +7,12 @@ reads it by all its readers. A reader raises InputError to refuse, Lie for what 
 import argparse
 import asyncio
 import functools
-import hashlib
-import io
 import json
 import os
 import random
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +29,6 @@ from data_pipeline.errors import InputError
 from data_pipeline.extraction.weights import read_weights
 from data_pipeline.features.shards import Damaged, FeatureSet
 from data_pipeline.importing.files import read_array
-from data_pipeline.mapped import Mapped, write_arrays
 from data_pipeline.stream.stream import PairStream
 from data_pipeline.video.video import VideoFile, clip_count
 from launch import (
@@ -52,7 +47,10 @@ from launch.page.videos import find_examples
 from launch.sweeping.plan import Plan, read_plan, trials
 from tests.conftest import build_feature_set
 from tests.data_pipeline.conftest import write_video
+from tests.fuzz.archives import INDEX
+from tests.fuzz.format import Format, Reader, digest, one_of, plain_bytes
 from tests.fuzz.mutations import (
+    mutate_arrays,
     mutate_bytes,
     mutate_json,
     mutate_rows,
@@ -77,51 +75,7 @@ from trainer.tracking.delivery import Delivery
 from trainer.tracking.tracking import RunRecord, keep_until
 from trainer.training import checkpoints
 
-Reader = Callable[[Path], Any]
-Alter = Callable[[random.Random, Path, Path], None]
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-
-
-@dataclass(frozen=True)
-class Format:
-    """A kind of files.
-
-    `make` writes true ones into a folder; `alter` changes them, drawing from the given source, the
-    last argument being the folder of the whole campaign; `readers` are all that take them in, each
-    for its share of the cases.
-    """
-
-    make: Callable[[Path], None]
-    alter: Alter
-    readers: dict[str, tuple[Reader, float]]
-
-
-def one_of(**kinds: tuple[str, Callable[[random.Random, bytes, Path], bytes]]) -> Alter:
-    """Alters one file: the pattern says which, and how; now and then another thing is there."""
-
-    def alter(draw: random.Random, folder: Path, root: Path) -> None:
-        pattern, mutate = draw.choice(list(kinds.values()))
-        path = draw.choice(sorted(folder.glob(pattern)))
-        if draw.random() < 0.05:
-            replace_file(draw, path, folder)
-        else:
-            path.write_bytes(mutate(draw, path.read_bytes(), root))
-
-    return alter
-
-
-def plain_bytes(draw: random.Random, data: bytes, root: Path) -> bytes:
-    """`mutate_bytes` where a mutation of a text is asked for."""
-    return mutate_bytes(draw, data)
-
-
-def digest(*parts: Any) -> str:
-    """Of values and arrays."""
-    found = hashlib.sha256()
-    for part in parts:
-        found.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
-    return found.hexdigest()
-
 
 # Shards
 
@@ -202,27 +156,6 @@ def stream(folder: Path, skip: bool) -> None:
         raise Lie(f"says {pairs.annotated} annotated, {len(written(folder))} were; {lost} replaced")
 
 
-def resealed(draw: random.Random, data: bytes, root: Path) -> bytes:
-    """A file of arrays with other values, or fewer, and the checksums of these."""
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(data)
-        file.flush()
-        found = Mapped.of_file(Path(file.name))
-    arrays = {name: np.array(array) for name, array in found.items()}
-    for _ in range(draw.randint(1, 3)):
-        name = draw.choice(sorted(arrays))
-        array = arrays[name]
-        if draw.random() < 0.1 or not len(array):
-            arrays[name] = array[:-1]
-            continue
-        values = [draw.choice(array.tolist()), 0, 1, 2**40, 255, draw.randrange(256)]
-        bits = 8 * array.dtype.itemsize - (array.dtype.kind == "i")
-        array[draw.randrange(len(array))] = draw.choice(values) % 2**bits
-    target = io.BytesIO()
-    write_arrays(target, arrays, found.notes)
-    return target.getvalue()
-
-
 def shards_command(*args: str) -> Reader:
     return lambda folder: run_command(
         shards.main, [args[0], str(folder / "set"), *(a.format(folder=folder) for a in args[1:])]
@@ -236,7 +169,7 @@ SHARDS = Format(
         index=("set/0*.json", mutate_json),
         again=("set/0*.json", mutate_json),
         columns=("set/index.safetensors", plain_bytes),
-        resealed=("set/index.safetensors", resealed),
+        resealed=("set/index.safetensors", mutate_arrays),
         tar=("set/0*.tar", plain_bytes),
         failures=("set/failures.jsonl", mutate_rows),
         rows=("rows.jsonl", mutate_rows),
@@ -733,6 +666,7 @@ def alter_call(draw: random.Random, folder: Path, root: Path) -> None:
 CALLS = Format(make_calls, alter_call, {"guard": (call_page, 1)})
 
 FORMATS = {
+    "index": INDEX,
     "shards": SHARDS,
     "annotations": ANNOTATIONS,
     "predictions": PREDICTIONS,

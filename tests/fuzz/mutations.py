@@ -4,14 +4,19 @@ Every mutation draws from the `random.Random` it is given and from nothing else.
 """
 
 import copy
+import io
 import json
 import random
 import string
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+
+from data_pipeline.mapped import Mapped, write_arrays
 
 STRANGER = {"class_path": "stranger.Guest", "init_args": {"a": 1}}
 """Names a module that the campaign looks out for."""
@@ -216,6 +221,27 @@ def _mutate_text(
     if kind < 0.8:
         return draw.choice(hostile).encode("utf-8", errors="surrogatepass")
     return mutate_bytes(draw, data)
+
+
+def mutate_arrays(draw: random.Random, data: bytes, root: Path) -> bytes:
+    """A file of arrays with other values, or fewer, and the checksums of these."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        found = Mapped.of_file(Path(file.name))
+    arrays = {name: np.array(array) for name, array in found.items()}
+    for _ in range(draw.randint(1, 3)):
+        name = draw.choice(sorted(arrays))
+        array = arrays[name]
+        if draw.random() < 0.1 or not len(array):
+            arrays[name] = array[:-1]
+            continue
+        values = [draw.choice(array.tolist()), 0, 1, 2**40, 255, draw.randrange(256)]
+        bits = 8 * array.dtype.itemsize - (array.dtype.kind == "i")
+        array[draw.randrange(len(array))] = draw.choice(values) % 2**bits
+    target = io.BytesIO()
+    write_arrays(target, arrays, found.notes)
+    return target.getvalue()
 
 
 HOSTILE_JSON = (

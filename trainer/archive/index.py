@@ -193,12 +193,13 @@ class Index:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            self._map(read_manifest(folder))
-        except FileNotFoundError:  # a removal has just written the next generation, or it is gone
             try:
                 self._map(read_manifest(folder))
-            except FileNotFoundError as error:
-                raise InputError(f"{error.filename}: is missing; {REMAKE}") from error
+            except FileNotFoundError:  # a removal has just written the next generation, or it went
+                self._map(read_manifest(folder))
+        except OSError as error:
+            said = f"{error.filename}: cannot be read: {error.strerror or error}"
+            raise InputError(f"{said}; {REMAKE}") from error
 
     def _map(self, manifest: Manifest) -> None:
         self.manifest = manifest

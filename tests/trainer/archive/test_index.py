@@ -169,8 +169,13 @@ def test_a_file_that_is_cut_off_or_of_another_index_is_one_line(
     shutil.copy(tmp_path / "good", indexed / name)
     Index(indexed)
     (indexed / name).unlink()
-    with pytest.raises(InputError, match=name):
+    with pytest.raises(InputError, match=f"{name}: cannot be read: No such file"):
         Index(indexed)
+    for replaced in (Path.mkdir, lambda path: path.symlink_to(path.name)):
+        replaced(indexed / name)
+        with pytest.raises(InputError, match=f"{name}: cannot be read: .*; make the index again"):
+            Index(indexed)
+        (indexed / name).rmdir() if (indexed / name).is_dir() else (indexed / name).unlink()
 
 
 @pytest.mark.parametrize(
