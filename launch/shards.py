@@ -129,13 +129,13 @@ def tell_statistics(features: FeatureSet) -> None:
     """Print what the set holds and how it was made."""
     table = Table(show_header=False, box=None)
     totals, made_of = features.manifest["totals"], features.manifest["annotations"]
-    clips = features.columns.clips.tolist()
+    clips = features.columns.clips
     rows = {
         "split": features.split,
         "annotations": made_of["name"],
         "videos": f"{totals['videos']} of {made_of.get('videos', '?')}",
         "queries": f"{totals['queries']} of {made_of.get('queries', '?')}",
-        "features": f"{sum(clips)} clips, {min(clips)} to {max(clips)} a video",
+        "features": f"{clips.sum()} clips, {clips.min()} to {clips.max()} a video",
         "shards": f"{len(features.shards)}, {totals['bytes'] / 1e6:.1f} MB",
         "video shape": _axes("L", *features.video_shape),
         "text shape": _axes("T", *features.text_shape),

@@ -6,7 +6,7 @@ so the same command goes on where it was stopped.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,17 @@ from data_pipeline.errors import InputError
 from data_pipeline.extraction.encoding import ClipFeatures, FeatureEncoder, SentenceFeatures
 from data_pipeline.extraction.job_folder import JobFolder
 from data_pipeline.extraction.sentences import make_sample
+from data_pipeline.features.opening import REMAKE
 from data_pipeline.features.rewriting import read_samples, rewrite_shard
 from data_pipeline.features.samples import Sample
-from data_pipeline.features.shards import Provenance, known_as, read_json, write_index
-from data_pipeline.features.writing import write_manifest
+from data_pipeline.features.shards import (
+    Provenance,
+    known_as,
+    names_of,
+    read_json,
+    write_index,
+)
+from data_pipeline.features.writing import Lines, Tally
 from data_pipeline.storage import Location, Source
 from data_pipeline.untrusted import reading, shown
 
@@ -57,11 +64,7 @@ def annotate(
             provenance = Provenance.from_json(manifest["provenance"])
             names = [shard["name"] for shard in manifest["shards"]]
             split, made_of = manifest["split"], manifest["annotations"]
-        indexes = {name: read_json(output / f"{name}.json") for name in names}
-        home = {
-            sample["vid"]: name for name, index in indexes.items() for sample in index["samples"]
-        }
-        ids = known_as(home)
+        ids, home, first = _stored(output, names, {row.vid for row in rows})
         wanted: dict[str, dict[str, list[Annotation]]] = defaultdict(lambda: defaultdict(list))
         missing = []
         for row in rows:
@@ -73,19 +76,48 @@ def annotate(
         if not wanted:
             raise InputError(
                 f"{annotations}: speaks of no video of {output}; the first is "
-                f"{shown(rows[0].vid)}, and one that is stored {shown(next(iter(home), None))}"
+                f"{shown(rows[0].vid)}, and one that is stored {shown(first)}"
             )
         encoders = encoder(provenance)
         _check_text(output, provenance, encoders.provenance)
         joiner = _Joiner(encoders, provenance.clip_length, output, report)
         for name in sorted(wanted):
-            indexes[name] = joiner.join(indexes[name], wanted[name])
-        queries = sum(len(s["queries"]) for index in indexes.values() for s in index["samples"])
-        made_of = made_of | {"queries": queries}
-        write_manifest(output, split, provenance, made_of, indexes.values())
-        write_index(output)
-        JobFolder(output, retry_failed=False).write_unread(list(indexes.values()))
+            joiner.join(read_json(output / f"{name}.json"), wanted[name])
+        tally = Tally()
+        with Lines(output / "unread.jsonl") as unread:
+            for name in names:
+                index = read_json(output / f"{name}.json")
+                tally.take(index)
+                for qid, tokens in index.get("unread", ()):
+                    unread.add({"qid": qid, "tokens": tokens})
+            made_of = made_of | {"queries": tally.totals["queries"]}
+            tally.write(output, split, provenance, made_of)
+            write_index(output)
+            unread.commit()
     return Joined(joiner.joined, joiner.unchanged, missing, joiner.cut, joiner.shards)
+
+
+def _stored(
+    output: Location, shards: Sequence[str], names: Set[str]
+) -> tuple[dict[str, str], dict[str, str], str | None]:
+    """Of what rows call videos: the ids of those that are stored, and the shard of each id; and
+    the first id of all. One shard is in memory at a time."""
+    home: dict[str, str] = {}
+    first: str | None = None
+
+    def vids() -> Iterator[str]:
+        nonlocal first
+        for shard in shards:
+            path = output / f"{shard}.json"
+            index = read_json(path)
+            with reading(path, REMAKE):
+                for vid in [sample["vid"] for sample in index["samples"]]:
+                    first = first or vid
+                    if not names.isdisjoint(names_of(vid)):
+                        home[vid] = shard
+                    yield vid
+
+    return known_as(vids(), names), home, first
 
 
 def _check_text(output: Location, stored: Provenance, here: Provenance) -> None:
@@ -112,19 +144,19 @@ class _Joiner:
         self._output, self._report = output, report
         self.joined = self.unchanged = self.cut = self.shards = 0
 
-    def join(self, index: dict[str, Any], rows: dict[str, list[Annotation]]) -> dict[str, Any]:
-        """The index of a shard with rows, which is written if any of them is new to it."""
+    def join(self, index: dict[str, Any], rows: dict[str, list[Annotation]]) -> None:
+        """Write the shard of this index with rows, if any of them is new to it."""
         before = self.joined
         cut = dict(index.get("unread", ()))
         fresh: dict[str, list[Annotation]] = {}
-        stored = self._stored(index, rows)
+        stored = self._rows(index, rows)
         for vid, of_video in rows.items():
             known = stored.get(vid, {})
             fresh[vid] = [row for row in of_video if known.get(row.qid) != row]
             self.joined += len(fresh[vid])
             self.unchanged += len(of_video) - len(fresh[vid])
         if self.joined == before:
-            return index
+            return
         unread: list[tuple[int | str, int]] = []
 
         def change(sample: Sample) -> Sample:
@@ -138,12 +170,11 @@ class _Joiner:
             )
             return made[0]
 
-        changed = rewrite_shard(self._output, index, self._clip_length, change, unread)
+        rewrite_shard(self._output, index, self._clip_length, change, unread)
         self.shards += 1
         self._report(index["name"])
-        return changed
 
-    def _stored(
+    def _rows(
         self, index: dict[str, Any], rows: dict[str, list[Annotation]]
     ) -> dict[str, dict[int | str, Annotation]]:
         """The rows that are stored of the videos that `rows` speak of, by video and qid."""

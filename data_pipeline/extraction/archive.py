@@ -11,7 +11,7 @@ names, those of one run among each other.
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -121,15 +121,10 @@ class ArchivePlan:
             _write(output, planned.values())
         return _shards(planned.values())
 
-    def rows(self, indexes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def rows(self, videos: int, queries: int) -> dict[str, Any]:
         """As `Plan.rows`: sentences may have been joined to the videos since."""
-        samples = [sample for index in indexes for sample in index["samples"]]
-        return {
-            "name": Location(self.config.videos).name,
-            "sha256": "",
-            "videos": len(samples) + sum(len(index["failures"]) for index in indexes),
-            "queries": sum(len(sample["queries"]) for sample in samples),
-        }
+        name = Location(self.config.videos).name
+        return {"name": name, "sha256": "", "videos": videos, "queries": queries}
 
     def noted(self) -> dict[str, list[str]]:
         """As `Plan.noted`."""
@@ -191,25 +186,26 @@ def _write(output: Location, planned: Any) -> None:
     write_text(output / PLAN, "".join(f"{row}\n" for row in rows))
 
 
-def _indexes(output: Location, names: Any) -> dict[str, dict[str, Any]]:
-    found = {}
+def _indexes(output: Location, names: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The names and the indexes of shards that are there, one at a time."""
     for name in names:
         try:
-            found[name] = read_json(output / f"{name}.json")
+            index = read_json(output / f"{name}.json")
         except InputError:  # not made yet, or to be made again
             continue
-    return found
+        yield name, index
 
 
 def _failures(output: Location, planned: dict[str, Planned]) -> dict[str, str]:
     """Videos, and tars, that are in the archive and failed: their kinds."""
     failed: dict[str, str] = {}
-    indexes = _indexes(output, {each.shard for each in planned.values()})
+    names: dict[str, dict[str, str]] = defaultdict(dict)  # of a shard: by what they are known as
     for name, each in planned.items():
-        known = name[: -len(TAR)] if each.found.is_tar else name
-        for failure in indexes.get(each.shard, {}).get("failures", ()):
-            if failure["vid"] == known:
-                failed[name] = failure["kind"]
+        names[each.shard][name[: -len(TAR)] if each.found.is_tar else name] = name
+    for shard, index in _indexes(output, names):
+        for failure in index["failures"]:
+            if failure["vid"] in names[shard]:
+                failed[names[shard][failure["vid"]]] = failure["kind"]
     return failed
 
 
@@ -225,7 +221,7 @@ def _drop(
     by_shard: dict[str, list[str]] = defaultdict(list)
     for name in removed:
         by_shard[planned[name].shard].append(name)
-    for shard, index in _indexes(output, by_shard).items():
+    for shard, index in _indexes(output, by_shard):
         gone = set(by_shard[shard])
         tops = tuple(f"{name[: -len(TAR)]}/" for name in gone if name.lower().endswith(TAR))
 

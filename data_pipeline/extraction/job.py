@@ -8,22 +8,20 @@ the same inputs give the same bytes, and running again makes what is missing.
 
 import dataclasses
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from data_pipeline.config import JobConfig
 from data_pipeline.errors import InputError
+from data_pipeline.extraction.account import Account
 from data_pipeline.extraction.job_folder import JobFolder
 from data_pipeline.extraction.plan import AnnotatedPlan, Plan, PlannedShard
 from data_pipeline.extraction.pool import Seconds, SentencesDone, VideoDone, WorkerPool, Workers
 from data_pipeline.extraction.ray_cluster import Watch
 from data_pipeline.extraction.ray_session import ray_session
-from data_pipeline.features.shards import Provenance, read_json, write_index
-from data_pipeline.features.writing import write_json, write_manifest
+from data_pipeline.features.shards import Provenance, write_index
+from data_pipeline.features.writing import write_json
 from data_pipeline.storage import Location, Source
-from data_pipeline.video.video import clip_count
 
 
 @dataclass
@@ -151,35 +149,36 @@ def make_shards(
             start = time.perf_counter()
             with ray_session(config.workers) as watch:
                 _run(folder, start, workers(), watch, todo, shards, progress, report)
-        indexes = [read_json(output / f"{shard.name}.json") for shard in shards]
-        current = overcome_left_out(indexes)
-        folder.write_failures(current)
-        if not any(index["samples"] for index in indexes):
-            causes = [failure["cause"] for index in current for failure in index["failures"]]
-            first = f"; the first: {causes[0]}" if causes else ": there are none"
-            raise InputError(f"{source}: none of the videos can be used{first}")
-        lengths = _lengths_differ(shards, indexes, provenance.clip_length)
-        folder.write_lengths(lengths)
-        warnings = folder.write_warnings(indexes)
-        rows = plan.rows(current)
-        manifest = write_manifest(output, split, provenance, rows, indexes)
+        with Account(output, provenance.clip_length) as account:
+            for shard in shards:
+                account.take(shard)
+            totals = account.tally.totals
+            account.write_failures()
+            if not totals["videos"]:
+                first = f"; the first: {account.first_cause}" if account.first_cause else ""
+                raise InputError(
+                    f"{source}: none of the videos can be used{first or ': there are none'}"
+                )
+            account.write_lists()
+        failed = account.failures.total()
+        rows = plan.rows(totals["videos"] + failed, totals["queries"])
+        account.tally.write(output, split, provenance, rows)
         write_index(output)
-        totals = manifest["totals"]
         summary = Summary(
             split=split,
             videos=rows["videos"],
             stored=totals["videos"],
-            failures=dict(Counter(f["kind"] for index in current for f in index["failures"])),
-            left_out=sum(len(index.get("left_out", ())) for index in current),
+            failures=dict(account.failures),
+            left_out=account.left_out,
             queries=totals["queries"],
             clips=totals["clips"],
             bytes=totals["bytes"],
             shards=len(shards),
             shards_made=len(todo),
-            sentences_cut=folder.write_unread(indexes),
-            counted=_counted(indexes),
-            lengths_differ=len(lengths),
-            lengths_named=_named(lengths),
+            sentences_cut=account.unread.count,
+            counted=dict(sorted(account.counted.items())),
+            lengths_differ=account.lengths.count,
+            lengths_named=account.lengths_named,
             seconds=time.perf_counter() - began,
             start_seconds=progress.start_seconds,
             work_seconds=progress.seconds,
@@ -190,23 +189,13 @@ def make_shards(
             encode_seconds=progress.busy.encode,
             write_seconds=progress.busy.write,
             encoder_utilisation=progress.utilisation,
-            failed=sum(len(index["failures"]) for index in current)
-            > config.threshold * rows["videos"],
-            warned=len(warnings),
-            warnings=tuple(warnings[:NAMED]),
+            failed=failed > config.threshold * rows["videos"],
+            warned=account.warnings.count,
+            warnings=tuple(account.first_warnings),
             noted=plan.noted(),
         )
         write_json(output / "summary.json", dataclasses.asdict(summary))
     return summary
-
-
-def overcome_left_out(indexes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The indexes without failures of videos that a later shard holds."""
-    stored = {sample["vid"] for index in indexes for sample in index["samples"]}
-    return [
-        index | {"failures": [each for each in index["failures"] if each["vid"] not in stored]}
-        for index in indexes
-    ]
 
 
 def _run(
@@ -246,45 +235,3 @@ def _run(
                 reported = now
     progress.videos, progress.open_ended = progress.done, False
     report(progress)
-
-
-def _counted(indexes: Sequence[dict[str, Any]]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for index in indexes:
-        total.update(index.get("counted", {}))
-    return dict(sorted(total.items()))
-
-
-def _lengths_differ(
-    shards: Sequence[PlannedShard], indexes: Sequence[dict[str, Any]], clip_length: float
-) -> list[dict[str, Any]]:
-    """Rows {"vid", "annotated", "stored"}: seconds by the annotations, and in stored clips."""
-    annotated = {
-        video.vid: video.annotations[0].duration
-        for shard in shards
-        for video in shard.videos
-        if video.annotations
-    }
-    return [
-        {
-            "vid": sample["vid"],
-            "annotated": annotated[sample["vid"]],
-            "stored": sample["clips"] * clip_length,
-        }
-        for index in indexes
-        for sample in index["samples"]
-        if sample["vid"] in annotated
-        and abs(sample["clips"] - clip_count(annotated[sample["vid"]], clip_length)) > 1
-    ]
-
-
-NAMED = 3
-"""Videos that a message names."""
-
-
-def _named(lengths: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    named = [
-        f"{row['vid']} ({row['annotated']:g} s annotated, about {row['stored']:g} s found)"
-        for row in lengths[:NAMED]
-    ]
-    return (*named, "…") if len(lengths) > NAMED else tuple(named)

@@ -1,6 +1,5 @@
 """What of a job is in its output folder already, and is the folder this job's?"""
 
-import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from data_pipeline.extraction.pool import Task
 from data_pipeline.extraction.sentences import folder_of
 from data_pipeline.features.rewriting import finish_rewriting
 from data_pipeline.features.shards import FORMAT, Provenance, read_json
-from data_pipeline.features.writing import write_json, write_text
+from data_pipeline.features.writing import write_json
 from data_pipeline.holding import hold
 from data_pipeline.storage import Location, remove_temporary
 from data_pipeline.untrusted import reading
@@ -101,39 +100,3 @@ class JobFolder:
             return file.local is None or file.sha256() == index["sha256"]
         except InputError:  # absent or damaged
             return False
-
-    def write_failures(self, indexes: Sequence[dict[str, Any]]) -> None:
-        """failures.jsonl: every video, and query, that is in no shard, in order of the plan."""
-        write_text(
-            self._output / "failures.jsonl",
-            "".join(
-                f"{json.dumps(row, ensure_ascii=False)}\n"
-                for index in indexes
-                for row in [*index["failures"], *index.get("left_out", ())]
-            ),
-        )
-
-    def write_unread(self, indexes: Sequence[dict[str, Any]]) -> int:
-        """unread.jsonl: sentences that the encoder did not read to their end; returns how many."""
-        path = self._output / "unread.jsonl"
-        cut = [each for index in indexes for each in index.get("unread", ())]
-        if cut or path.is_file():
-            rows = [json.dumps({"qid": qid, "tokens": tokens}) for qid, tokens in cut]
-            write_text(path, "".join(f"{row}\n" for row in rows))
-        return len(cut)
-
-    def write_warnings(self, indexes: Sequence[dict[str, Any]]) -> list[str]:
-        """warnings.jsonl: what is odd about stored videos; returns the lines to be told."""
-        path = self._output / "warnings.jsonl"
-        odd = [each for index in indexes for each in index.get("warnings", ())]
-        if odd or path.is_file():
-            rows = [json.dumps(each, ensure_ascii=False) for each in odd]
-            write_text(path, "".join(f"{row}\n" for row in rows))
-        return [each["warning"] for each in odd]
-
-    def write_lengths(self, rows: Sequence[dict[str, Any]]) -> None:
-        """lengths.jsonl: stored videos whose length is not the annotated one."""
-        path = self._output / "lengths.jsonl"
-        if rows or path.is_file():
-            lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-            write_text(path, "".join(f"{line}\n" for line in lines))

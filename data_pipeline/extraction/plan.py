@@ -95,8 +95,9 @@ class Plan(Protocol):
     def shards(self) -> list[PlannedShard]:
         """All of them; asked for when the folder is held."""
 
-    def rows(self, indexes: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """What the manifest says of the annotations, when the shards of `indexes` are there."""
+    def rows(self, videos: int, queries: int) -> dict[str, Any]:
+        """What the manifest says of the annotations of a set with so many videos, those that failed
+        among them, and so many stored queries."""
 
     def noted(self) -> dict[str, list[str]]:
         """What is to be told of videos beside failures, and the names of those it is true of."""
@@ -124,8 +125,8 @@ class AnnotatedPlan:
         """As `Plan.shards`."""
         return self._shards
 
-    def rows(self, indexes: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """As `Plan.rows`."""
+    def rows(self, videos: int, queries: int) -> dict[str, Any]:
+        """As `Plan.rows`: those of the file."""
         return self._rows
 
     def noted(self) -> dict[str, list[str]]:

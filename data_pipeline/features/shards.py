@@ -15,7 +15,7 @@ reads it; `FeatureSet` reads single samples at their offsets. Nothing here unpic
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
@@ -533,16 +533,27 @@ class Named:
         return Damaged(f"{shard}: sample {vid!r}: {fault}; {REMAKE}")
 
 
-def known_as(vids: Iterable[str]) -> dict[str, str]:
-    """What rows may call videos -> their ids: the ids themselves, and those of an archive without
-    their suffix, where that names one video only."""
-    names = {vid: vid for vid in vids}
-    short: dict[str, list[str]] = {}
-    for vid in names:
-        stem, dot, suffix = vid.rpartition(".")
-        if dot and "/" not in suffix and stem and not stem.endswith("/"):
-            short.setdefault(stem, []).append(vid)
-    single = {stem: found[0] for stem, found in short.items() if len(found) == 1}
+def names_of(vid: str) -> tuple[str, ...]:
+    """What rows may call a video: its id, and that of an archive without its suffix."""
+    stem, dot, suffix = vid.rpartition(".")
+    if dot and "/" not in suffix and stem and not stem.endswith("/"):
+        return vid, stem
+    return (vid,)
+
+
+def known_as(vids: Iterable[str], wanted: Set[str]) -> dict[str, str]:
+    """Of the names `wanted`: the id of the video that each is the id or, where that names one video
+    only, the short name of. No other name is kept."""
+    names: dict[str, str] = {}
+    short: dict[str, set[str]] = {}
+    for vid in vids:
+        own, *stems = names_of(vid)
+        if own in wanted:
+            names[own] = vid
+        for stem in stems:
+            if stem in wanted:
+                short.setdefault(stem, set()).add(vid)
+    single = {stem: found.pop() for stem, found in short.items() if len(found) == 1}
     return single | names
 
 

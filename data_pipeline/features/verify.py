@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_pipeline.annotations import Annotation, read_annotations
+from data_pipeline.annotations import read_annotations
 from data_pipeline.errors import InputError
+from data_pipeline.features.columns import NO_QID
 from data_pipeline.features.samples import Sample
 from data_pipeline.features.shards import FeatureSet, known_as
 from data_pipeline.storage import Location, Source
@@ -54,7 +56,10 @@ def verify(folder: Source, annotations: str | Path | None = None) -> Iterator[Fa
     except InputError as error:
         where, _, what = str(error).partition(": ")
         yield Fault(where, what)
-    stored: dict[int | str, Annotation] = {}
+    coverage = _Coverage(features, annotations) if annotations is not None else None
+    # Indexes of an earlier version have no qids, by which opening tells what is there twice.
+    unnamed = bool((features.columns.arrays["qid kind"] == NO_QID).any())
+    known: set[int | str] = set()
     for index, entry in enumerate(features.samples):
         where = f"{features.path(entry.shard)}: sample {entry.vid!r}"
         try:
@@ -63,13 +68,15 @@ def verify(folder: Source, annotations: str | Path | None = None) -> Iterator[Fa
             yield Fault(str(features.path(entry.shard)), str(error).partition(": ")[2])
             continue
         yield from (Fault(where, what) for what in _faults(sample, features))
-        for query in sample.queries:
-            qid = query.annotation.qid
-            if qid in stored:
-                yield Fault(where, f"qid {qid!r} is stored twice")
-            stored[qid] = query.annotation
-    if annotations is not None:
-        yield from _coverage(folder, annotations, stored)
+        if unnamed:
+            for query in sample.queries:
+                if query.annotation.qid in known:
+                    yield Fault(where, f"qid {query.annotation.qid!r} is stored twice")
+                known.add(query.annotation.qid)
+        if coverage is not None:
+            coverage.take(sample)
+    if coverage is not None:
+        yield from coverage.faults()
 
 
 def _faults(sample: Sample, features: FeatureSet) -> Iterator[str]:
@@ -86,23 +93,45 @@ def _faults(sample: Sample, features: FeatureSet) -> Iterator[str]:
         yield f"{len(sample.video)} clips, its {sample.duration:.2f} s make {expected}"
 
 
-def _coverage(
-    folder: Source, annotations: str | Path, stored: dict[int | str, Annotation]
-) -> Iterator[Fault]:
-    rows = read_failures(folder)
-    failed = {row["vid"] for row in rows if "qid" not in row}
-    left_out = {row["qid"] for row in rows if "qid" in row}
-    ids = known_as([*(a.vid for a in stored.values()), *failed])
-    wanted = [replace(a, vid=ids.get(a.vid, a.vid)) for a in read_annotations(annotations)]
-    for annotation in wanted:
-        where = f"{annotations}: qid {annotation.qid!r}"
-        if annotation.qid in stored:
-            if stored[annotation.qid] != annotation:
-                yield Fault(where, "is stored with other contents")
-        elif annotation.vid not in failed and annotation.qid not in left_out:
-            yield Fault(where, f"video {annotation.vid!r} is neither stored nor in failures.jsonl")
-    for qid in stored.keys() - {annotation.qid for annotation in wanted}:
-        yield Fault(str(folder), f"qid {qid!r} is stored and not in {annotations}")
+class _Coverage:
+    """Whether every row of an annotation file is stored as it is, or recorded as failed."""
+
+    def __init__(self, features: FeatureSet, annotations: str | Path) -> None:
+        self._folder, self._source = features.folder, annotations
+        self._failed: set[str] = set()
+        self._left_out: set[int | str] = set()
+        for row in read_failures(features.folder):
+            if "qid" in row:
+                self._left_out.add(row["qid"])
+            else:
+                self._failed.add(row["vid"])
+        rows = read_annotations(annotations)
+        vids = chain(features.columns.vids, self._failed)
+        ids = known_as(vids, {row.vid for row in rows})
+        self._wanted = {row.qid: replace(row, vid=ids.get(row.vid, row.vid)) for row in rows}
+        self._as_it_is: dict[int | str, bool] = {}  # of the rows that are stored
+        self._unasked: list[int | str] = []
+
+    def take(self, sample: Sample) -> None:
+        """A sample of the set."""
+        for query in sample.queries:
+            qid = query.annotation.qid
+            if qid in self._wanted:
+                self._as_it_is[qid] = query.annotation == self._wanted[qid]
+            else:
+                self._unasked.append(qid)
+
+    def faults(self) -> Iterator[Fault]:
+        """What is wrong, when all samples were taken."""
+        for row in self._wanted.values():
+            where = f"{self._source}: qid {row.qid!r}"
+            if row.qid in self._as_it_is:
+                if not self._as_it_is[row.qid]:
+                    yield Fault(where, "is stored with other contents")
+            elif row.vid not in self._failed and row.qid not in self._left_out:
+                yield Fault(where, f"video {row.vid!r} is neither stored nor in failures.jsonl")
+        for qid in self._unasked:
+            yield Fault(str(self._folder), f"qid {qid!r} is stored and not in {self._source}")
 
 
 def read_failures(folder: Source) -> list[dict[str, Any]]:

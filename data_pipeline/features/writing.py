@@ -23,7 +23,7 @@ from data_pipeline.features.samples import (
 )
 from data_pipeline.features.shards import FORMAT, ROWS_CHECKED, Provenance
 from data_pipeline.rows import row_faults
-from data_pipeline.storage import Location, Source
+from data_pipeline.storage import Location, NewFile, Source
 
 NEXT = ".next"
 """Ending of the index of what a shard is about to become."""
@@ -231,6 +231,90 @@ def write_text(path: Source, text: str) -> None:
     Location(path).write_bytes(text.encode())
 
 
+class Lines:
+    """A file of JSON lines, written one by one, which appears when it is committed.
+
+    Used in a `with` statement, it removes what was not.
+    """
+
+    def __init__(self, path: Location) -> None:
+        self._path = path
+        self._file: NewFile | None = None
+        self.count = 0
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.discard()
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append a line."""
+        if self._file is None:
+            self._file = self._path.create()
+        self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        self.count += 1
+
+    def commit(self, always: bool = False) -> None:
+        """Let the file appear; without lines that is done only `always`, or to replace another."""
+        if self._file is None and (always or self._path.is_file()):
+            self._file = self._path.create()
+        if self._file is not None:
+            self._file.commit()
+
+
+class Tally:
+    """What a manifest counts, of shards whose indexes are taken in one after the other."""
+
+    def __init__(self) -> None:
+        self._shards: list[dict[str, Any]] = []
+        self._shapes: dict[str, Any] | None = None
+        self._rows_checked: list[int] = []
+
+    def take(self, index: dict[str, Any]) -> None:
+        """The next shard's."""
+        samples = index["samples"]
+        if samples and self._shapes is None:
+            self._shapes = index["shapes"]
+        self._rows_checked.append(index.get("rows_checked", 0))
+        self._shards.append(
+            {
+                "name": index["name"],
+                "sha256": index["sha256"],
+                "bytes": index["bytes"],
+                "videos": len(samples),
+                "queries": sum(len(sample["queries"]) for sample in samples),
+                "clips": sum(sample["clips"] for sample in samples),
+                "failures": len(index["failures"]),
+            }
+        )
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Over all shards so far."""
+        names = ("videos", "queries", "clips", "bytes", "failures")
+        return {name: sum(shard[name] for shard in self._shards) for name in names}
+
+    def write(
+        self, folder: Source, split: str, provenance: Provenance, annotations: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Write manifest.json, as `write_manifest`."""
+        assert self._shapes is not None
+        manifest = {
+            "format": FORMAT,
+            "split": split,
+            "provenance": dataclasses.asdict(provenance),
+            "annotations": annotations,
+            "rows_checked": min(self._rows_checked, default=0),
+            "shapes": self._shapes,
+            "shards": self._shards,
+            "totals": self.totals,
+        }
+        write_json(Location(folder) / "manifest.json", manifest)
+        return manifest
+
+
 def write_manifest(
     folder: Source,
     split: str,
@@ -242,34 +326,7 @@ def write_manifest(
 
     `annotations` says which file the rows came from (`name`, `sha256`, `videos`, `queries`).
     """
-    indexes = list(indexes)
-    filled = [index for index in indexes if index["samples"]]
-
-    def shard(index: dict[str, Any]) -> dict[str, Any]:
-        samples = index["samples"]
-        return {
-            "name": index["name"],
-            "sha256": index["sha256"],
-            "bytes": index["bytes"],
-            "videos": len(samples),
-            "queries": sum(len(sample["queries"]) for sample in samples),
-            "clips": sum(sample["clips"] for sample in samples),
-            "failures": len(index["failures"]),
-        }
-
-    shards = [shard(index) for index in indexes]
-    manifest = {
-        "format": FORMAT,
-        "split": split,
-        "provenance": dataclasses.asdict(provenance),
-        "annotations": annotations,
-        "rows_checked": min((index.get("rows_checked", 0) for index in indexes), default=0),
-        "shapes": filled[0]["shapes"],
-        "shards": shards,
-        "totals": {
-            name: sum(shard[name] for shard in shards)
-            for name in ("videos", "queries", "clips", "bytes", "failures")
-        },
-    }
-    write_json(Location(folder) / "manifest.json", manifest)
-    return manifest
+    tally = Tally()
+    for index in indexes:
+        tally.take(index)
+    return tally.write(folder, split, provenance, annotations)

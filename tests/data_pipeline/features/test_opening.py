@@ -162,3 +162,11 @@ def test_a_qid_that_two_videos_have_is_refused(
         FeatureSet(tmp_path)
     rest = FeatureSet(tmp_path, skip_damaged=True)
     assert (rest.pairs, rest.left_out) == (2, 2)
+    # Indexes of an earlier version do not name qids: what reads all samples tells.
+    for path in tmp_path.glob("0*.json"):
+        index = json.loads(path.read_text())
+        for entry in index["samples"]:
+            del entry["qids"]
+        path.write_text(json.dumps(index))
+    (fault,) = verify(tmp_path)
+    assert str(fault).endswith("sample 'b': qid 'a/1' is stored twice")
