@@ -23,7 +23,7 @@ from data_pipeline.features.columns import Columns
 from data_pipeline.features.opening import OPENED_AT_ONCE, Counts
 from data_pipeline.holding import lock
 from data_pipeline.mapped import PIECE, Array, Mapped, checksum, write_arrays
-from data_pipeline.output import NotWritten, make_folder, whole
+from data_pipeline.output import NotWritten, make_folder, sweep, whole
 from data_pipeline.storage import Files, Location, Status
 from data_pipeline.untrusted import reading
 
@@ -160,6 +160,7 @@ def _kept(path: Location, status: Status, name: str) -> Mapped:
     file = folder / f"{of_set}-{name}"
     with lock(folder / f"{of_set}.lock", wait=True):
         if not file.is_file():
+            sweep(folder)  # of those who were killed while they fetched
             for other in folder.glob(f"{of_set}-*"):  # of earlier states of the set
                 other.unlink(missing_ok=True)
             with whole(file) as temporary, temporary.open("wb") as target:

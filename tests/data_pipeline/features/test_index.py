@@ -1,9 +1,14 @@
 """The columnar index: the same set by another way, and nothing of it taken on trust."""
 
+import contextlib
 import json
 import os
 import pickle
 import shutil
+import signal
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -131,6 +136,23 @@ def flip(folder: Path) -> None:
     (folder / NAME).write_bytes(data)
 
 
+def name_twice(folder: Path) -> None:
+    data = (folder / NAME).read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    more = b',"clips":{"dtype":"I64","shape":[0],"data_offsets":[0,0]}}'
+    header = data[8:end].rstrip().removesuffix(b"}") + more
+    (folder / NAME).write_bytes(len(header).to_bytes(8, "little") + header + data[end:])
+
+
+def unseal(folder: Path) -> None:
+    found = Mapped.of_file(folder / NAME)
+    data = (folder / NAME).read_bytes()
+    for digest in found.sums.values():
+        data = data.replace(digest.encode(), b"0" * len(digest))
+    (folder / NAME).unlink()
+    (folder / NAME).write_bytes(data)
+
+
 def empty(folder: Path) -> None:
     (folder / NAME).write_bytes(b"")
 
@@ -164,6 +186,8 @@ SPOILS: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut off": (truncate, "cut off"),
     "lengthened": (lengthen, "bytes follow its end"),
     "an altered byte": (flip, "is not what was written"),
+    "an array twice": (name_twice, "is not behind the array before it"),
+    "without checksums": (unseal, "is not what was written"),
     "empty": (empty, "it is empty"),
     "nested": (deep, "not valid JSON"),
     "vast": (vast, "is not behind the array before it"),
@@ -368,11 +392,12 @@ def test_an_index_that_other_entries_than_the_shards_hold_is_found_by_verify(fol
 def test_a_process_is_given_where_a_set_lies_and_not_what_it_holds(
     make_features: Callable[..., FeatureSet], tmp_path: Path
 ) -> None:
-    small = make_features(tmp_path / "small", videos=4)
+    few = make_features(tmp_path / "small", videos=4)
     large = make_features(tmp_path / "large", videos=200, queries=1, per_shard=20)
-    for features in (large, FeatureSet(tmp_path / "large")):
+    by_index = FeatureSet(tmp_path / "small"), FeatureSet(tmp_path / "large")
+    for small, features in ((few, large), by_index):
         data = pickle.dumps(features)
-        assert len(data) - len(pickle.dumps(small)) < 100
+        assert len(data) - len(pickle.dumps(small)) < 20
         again = pickle.loads(data)
         assert list(again.samples) == list(large.samples)
         assert again.manifest == large.manifest
@@ -424,6 +449,88 @@ def test_the_index_of_a_set_in_a_store_is_fetched_once_a_host(
     features = FeatureSet(f"{bucket}/set")
     assert list(features.samples) == list(first.samples)
     assert is_mapped(features)
+
+
+OPEN = """
+    import os, signal, sys, time
+    from data_pipeline.features import index
+    from data_pipeline.features.shards import FeatureSet
+    from data_pipeline.storage import Location
+
+    url, dies = sys.argv[1], sys.argv[2] == "dies"
+    read_range, asked = Location.read_range, []
+
+    def counted(self, offset, size):
+        if self.name == index.NAME:
+            asked.append(size)
+            if dies and len(asked) == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(0.05)  # there is time for the other to ask for it too
+        return read_range(self, offset, size)
+
+    Location.read_range, index.PIECE = counted, 1000
+    sys.stdin.readline()
+    features = FeatureSet(url)
+    assert str(features.columns.arrays.source) != "shared memory", "opened by shards"
+    print(sum(asked), features.columns.digest())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_processes_that_open_a_set_in_a_store_at_once_fetch_its_index_once_also_after_a_kill(
+    folder: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    kept = tmp_path / "cache/sdst/indexes"
+    for path in sorted(folder.iterdir()):
+        (Location(bucket) / "set" / path.name).write_bytes(path.read_bytes())
+
+    def processes(*ways: str) -> list[tuple[int, list[str]]]:
+        command = [sys.executable, "-c", textwrap.dedent(OPEN), f"{bucket}/set"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        started = [subprocess.Popen([*command, way], **pipes) for way in ways]  # type: ignore[call-overload]
+        for process in started:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        said = [process.communicate(timeout=200)[0].split() for process in started]
+        return [(each.returncode, words) for each, words in zip(started, said, strict=True)]
+
+    assert processes("dies") == [(-signal.SIGKILL, [])]
+    assert any(path.name.endswith(".tmp") for path in kept.iterdir())
+    found = processes("lives", "lives")
+    assert [code for code, _ in found] == [0, 0]
+    size = (folder / NAME).stat().st_size
+    assert sorted(int(words[0]) for _, words in found) == [0, size]
+    assert {" ".join(words[1:]) for _, words in found} == {FeatureSet(folder).columns.digest()}
+    assert not any(path.name.endswith(".tmp") for path in kept.iterdir())
+
+
+def test_where_the_disk_has_no_room_for_the_index_each_process_has_its_own(
+    folder: Path,
+    bucket: str,
+    fill: Callable[[], Path],
+    small_disk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(small_disk))
+    for path in sorted(folder.iterdir()):
+        (Location(bucket) / "set" / path.name).write_bytes(path.read_bytes())
+    filler = fill()
+    with filler.open("ab") as file, contextlib.suppress(OSError):
+        file.write(bytes(8192))
+        file.flush()
+    features = FeatureSet(f"{bucket}/set")
+    assert is_mapped(features)
+    assert features.columns.digest() == FeatureSet(folder).columns.digest()
+    (record,) = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert "No space left on device" in record.getMessage()
+    assert "every process reads" in record.getMessage()
+    assert not [p for p in small_disk.rglob("*") if p.suffix == ".tmp"]
+    filler.unlink()
+    FeatureSet(f"{bucket}/set")
+    assert len(list((small_disk / "sdst/indexes").glob("*-*"))) == 1
 
 
 def test_safetensors_itself_reads_the_index(folder: Path) -> None:
