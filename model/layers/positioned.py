@@ -54,7 +54,25 @@ class LearnedSlope(nn.PReLU):
         """x of any shape -> the same."""
         if not x.is_cpu or torch.compiler.is_compiling():
             return super().forward(x)
-        return torch.lerp(F.relu(x), x, self.weight.to(x.dtype))
+        out: Tensor = _Sloped.apply(x, self.weight.to(x.dtype))  # type: ignore[no-untyped-call]
+        return out
+
+
+class _Sloped(torch.autograd.Function):
+    """x where it is positive, else slope * x; autograd by itself would keep F.relu(x) too."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(x, slope)
+        return torch.lerp(F.relu(x), x, slope)
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        x, slope = ctx.saved_tensors  # type: ignore[attr-defined]
+        of_slope = (gradients[0] * x.clamp(max=0)).sum().view_as(slope)
+        return torch.where(x > 0, gradients[0], gradients[0] * slope), of_slope
 
 
 class EncoderLayer(nn.Module):
