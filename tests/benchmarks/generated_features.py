@@ -156,6 +156,28 @@ def generate(
     return FeatureSet(folder)
 
 
+def absent(annotations: Sequence[Annotation], config: FeatureConfig) -> list[Annotation]:
+    """As many sentences that a video does not show as are annotated with windows, of other videos
+    and about other concepts than all of the video's own; fewer where there are none."""
+    asked: dict[str, set[int]] = {}
+    for row in annotations:
+        asked.setdefault(row.vid, set()).add(concept(about(row.query), config.concepts))
+    planted = []
+    for row in annotations:
+        if not row.windows:
+            continue
+        random = np.random.default_rng([config.seed, *_digest(f"{row.vid} {row.qid}")])
+        for place in random.permutation(len(annotations)):
+            query = annotations[place].query
+            meant = concept(about(query), config.concepts)
+            if meant not in asked[row.vid]:
+                asked[row.vid].add(meant)  # each about something of its own
+                qid = f"{row.qid}_absent"
+                planted.append(Annotation(qid, query, row.vid, row.duration, windows=()))
+                break
+    return planted
+
+
 def provenance(config: FeatureConfig) -> Provenance:
     """Says of the features that they were generated, and how."""
     layers = tuple(range(config.layers))

@@ -1,13 +1,21 @@
 """Generated features: learnable, reproducible, and labelled as what they are."""
 
 import dataclasses
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from data_pipeline.annotations import Annotation, write_annotations
 from data_pipeline.features.shards import FeatureSet
-from tests.benchmarks.generated_features import FeatureConfig, generate, main
+from tests.benchmarks.generated_features import (
+    FeatureConfig,
+    about,
+    absent,
+    concept,
+    generate,
+    main,
+)
 
 SMALL = FeatureConfig(video_width=24, text_width=20, layers=3)
 QUERIES = ("a dog jumps over a fence", "two women eat cake", "a red car turns left")
@@ -95,3 +103,24 @@ def test_clips_of_any_length_cover_the_video(tmp_path, length):
     config = dataclasses.replace(SMALL, clip_length=length)
     features = generate(rows(1), tmp_path, "val", config)
     assert features.samples[0].clips == 120 / length
+
+
+def test_as_many_absent_sentences_are_planted_as_are_shown_each_about_nothing_in_the_video(
+    tmp_path,
+):
+    asked = rows()
+    planted = absent(asked, SMALL)
+    assert 0 < len(planted) <= len(asked)
+    about_of = lambda row: concept(about(row.query), SMALL.concepts)  # noqa: E731
+    for row in planted:
+        own = [other for other in asked if other.vid == row.vid]
+        assert row.query in {other.query for other in asked if other.vid != row.vid}
+        assert about_of(row) not in {about_of(other) for other in own}
+        assert row.windows == ()
+        assert row.duration == own[0].duration
+    each = Counter((row.vid, about_of(row)) for row in planted)
+    assert set(each.values()) == {1}
+    assert len({row.qid for row in planted + asked}) == len(planted + asked)
+    assert absent(asked, SMALL) == planted
+    features = generate([*asked, *planted], tmp_path, "val", SMALL)
+    assert features.pairs == len(asked) + len(planted)

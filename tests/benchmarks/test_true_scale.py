@@ -60,3 +60,27 @@ def test_one_command_prints_the_table_and_keeps_what_is_finished(tmp_path, capsy
     assert "| pyramid | 1 |" in printed
     assert true_scale.main([*flags, "--features.noise", "0.5"]) == 2
     assert "holds other features (options" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_absent_sentences_are_planted_on_request_and_what_is_judged_of_them_is_printed(
+    tmp_path, capsys
+):
+    for split, first in (("train", 0), ("val", 16)):
+        write_annotations(tmp_path / f"highlight_{split}_release.jsonl", rows(16, first))
+    flags = ["--annotations", str(tmp_path), "--work", str(tmp_path / "work"), "--steps", "[1]"]
+    flags += ["--seeds", "[0]", "--attention", "[cross]", "--epochs", "1", "--batch_size", "8"]
+    flags += ["--width", "16", "--queries", "4"]
+    assert true_scale.main([*flags, "--absent", "true"]) == 0
+    head, line = [
+        [cell.strip() for cell in row.split("|")]
+        for row in capsys.readouterr().out.splitlines()
+        if row.startswith(("| reads", "| cross"))
+    ]
+    found = dict(zip(head, line, strict=True))
+    assert 0 <= float(found["AUROC"]) <= 100
+    kept, rejected = float(found["accepted-present"]), float(found["rejected-absent"])
+    assert {kept, rejected} <= {100 * n / 16 for n in range(17)}
+    assert true_scale.main(flags) == 2
+    assert "with absent sentences or without" in capsys.readouterr().err

@@ -11,6 +11,10 @@ of models read the deepest layer, as `configs/ablations/models.yaml` builds them
 one ordinary run of the trainer: the last epoch is reported, nothing is selected on the reported
 split. Finished runs are kept; the same command goes on where it stopped.
 
+With `--absent true` models also judge existence, of as many sentences of other videos as are
+annotated, as NA-VMR's sets plant them; a folder of their own for `--work` holds these features and
+runs. Nothing is calibrated: what is as likely there as not is the threshold.
+
 Windows are ranked by relevance alone, the actionness head is left out: it learns late. At first
 most windows overlap nothing, its L1 loss settles at 0, the median, and a product with scores near 0
 is noise. With the head, deformable cross-attention and RDSA with one step had R1@0.5 of 3 and 21
@@ -30,12 +34,14 @@ from data_pipeline.errors import InputError
 from data_pipeline.features.shards import FeatureSet
 from model.kinds import KINDS
 from tests.benchmarks import linear_probe
-from tests.benchmarks.generated_features import FeatureConfig, generate, provenance
+from tests.benchmarks.generated_features import FeatureConfig, absent, generate, provenance
 from trainer import main as trainer
 from trainer.cli import command, parse_config
 
 PAPER = {"cross": 42.72, "deformable": 54.27, "rdsa": 55.60}  # val mAP, real features, K = 4
 METRICS = ("mAP", "R1@0.7", "HD-mAP")
+PLANTED = "as annotated, and absent sentences"
+EXISTENCE = ("AUROC", "existence-AP", "rejected-absent", "accepted-present")
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Command:
     steps: of SDST, recurrence steps; step i reads the i-th layer from the deepest
     seeds: of the training; the features are the same for all
     epochs, batch_size, lr, width, queries: as in the trainer's configuration
+    absent: plant absent sentences in the reported split, judge existence
     features: of the generated features
     """
 
@@ -66,6 +73,7 @@ class Command:
     lr: float = 1e-3
     width: int = 128
     queries: int = 10
+    absent: bool = False
     features: FeatureConfig = field(
         default_factory=lambda: FeatureConfig(video_width=32, text_width=32)
     )
@@ -88,12 +96,16 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def make_features(settings: Command, split: str, videos: int | None) -> FeatureSet:
     """The generated features of a split, from an earlier start where they lie."""
-    folder = settings.work / "features" / split
+    folder, planted = settings.work / "features" / split, settings.absent and split == "val"
     if not (folder / "manifest.json").is_file():
-        path = settings.annotations / f"highlight_{split}_release.jsonl"
-        generate(read_annotations(path), folder, split, settings.features, videos)
+        rows = read_annotations(settings.annotations / f"highlight_{split}_release.jsonl")
+        rows += absent(rows, settings.features) if planted else []
+        origin = {"name": PLANTED if planted else "as annotated", "sha256": ""}
+        generate(rows, folder, split, settings.features, videos, origin=origin)
     found = FeatureSet(folder)
     differences = found.provenance.differences(provenance(settings.features))
+    if planted != (found.manifest["annotations"]["name"] == PLANTED):
+        differences.append("with absent sentences or without")
     if videos is not None and videos != len(found.samples):
         differences.append(f"{len(found.samples)} videos, not {videos}")
     if differences:
@@ -143,6 +155,7 @@ def run(settings: Command, way: str, steps: int, seed: int) -> int:
         "model.width": settings.width,
         "model.layers": [-1 - step for step in range(steps)],
         "model.input_dropout": 0.1,
+        "model.existence": str(settings.absent).lower(),
         "optim.lr": settings.lr,
         "optim.warmup": 50,
         "optim.schedule": "cosine",
@@ -174,9 +187,11 @@ def of_kind(settings: Command, kind: str) -> dict[str, object]:
 def show(settings: Command, probe: dict[str, float], train: FeatureSet, report: FeatureSet) -> None:
     """The table, as Markdown: mean and standard deviation over the seeds."""
     print("**Generated features: these figures say nothing about real videos.**\n")
-    print(f"| reads the clips by | K | {' | '.join(METRICS)} | paper's mAP, real features |")
-    print("|---|---|" + "---|" * len(METRICS) + "---|")
-    print_row("linear probe", "4", [f"{probe[metric]:.2f}" for metric in METRICS], "")
+    metrics = METRICS + EXISTENCE * settings.absent
+    print(f"| reads the clips by | K | {' | '.join(metrics)} | paper's mAP, real features |")
+    print("|---|---|" + "---|" * len(metrics) + "---|")
+    of_probe = [f"{probe[metric]:.2f}" if metric in probe else "" for metric in metrics]
+    print_row("linear probe", "4", of_probe, "")
     for way, steps in cells(settings):
         results = [
             json.loads((settings.work / name(way, steps, seed) / "metrics.json").read_text())[
@@ -184,7 +199,7 @@ def show(settings: Command, probe: dict[str, float], train: FeatureSet, report: 
             ]
             for seed in settings.seeds
         ]
-        found = [spread([result[metric] for result in results]) for metric in METRICS]
+        found = [spread([result[metric] for result in results]) for metric in metrics]
         paper = f"{PAPER[way]:.2f}" if steps == 4 and way in PAPER else ""
         print_row(way, str(steps), found, paper)
     print(
