@@ -306,3 +306,10 @@ def test_numpy_numbers_are_numbers():
         for a in annotations
     ]
     assert "mAP" in evaluate(rows, annotations).summary
+
+
+def test_clips_that_differently_many_annotators_rated_are_refused():
+    annotations = generated(3)
+    annotations[1] = replace(annotations[1], saliency={0: (4, 4)})
+    with pytest.raises(InputError, match="rated by 2 and by 3 annotators; every clip needs"):
+        evaluate(ground_truth_as_predictions(annotations), annotations)
