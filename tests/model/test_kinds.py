@@ -160,6 +160,17 @@ def test_pairs_without_windows_or_highlights_teach_silence(name):
     assert (prediction.logits.grad[-1][real] > 0).all()
 
 
+def test_losses_are_in_full_precision_whatever_the_model_is_computed_in(name):
+    model, inputs = small(name).train(), draw(CLIPS, WORDS)
+    prediction, wanted = model(*inputs), targets(inputs[1])
+    expected = objective(model)(prediction, **wanted)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = objective(model)(prediction, **wanted)
+    assert actual[0].dtype == torch.float32
+    assert torch.equal(actual[0], expected[0])
+    assert actual[1] == expected[1]
+
+
 def test_a_batch_without_windows_may_leave_out_their_column(name):
     model, inputs = small(name).train(), draw(CLIPS, WORDS)
     wanted = targets(inputs[1])

@@ -313,3 +313,14 @@ def test_clips_that_differently_many_annotators_rated_are_refused():
     annotations[1] = replace(annotations[1], saliency={0: (4, 4)})
     with pytest.raises(InputError, match="rated by 2 and by 3 annotators; every clip needs"):
         evaluate(ground_truth_as_predictions(annotations), annotations)
+
+
+@pytest.mark.parametrize(
+    ("left", "message"),
+    [(2, r"qid 2 \(annotation 3\); predict"), (1, r"qid 1 \(annotation 2\) and 1 more; predict")],
+)
+def test_queries_that_nothing_is_predicted_for_are_counted(left, message):
+    annotations = generated(3)
+    rows = ground_truth_as_predictions(annotations)[:left]
+    with pytest.raises(InputError, match=rf"has no row for {message} every query"):
+        evaluate(rows, annotations)
