@@ -101,10 +101,13 @@ class Page:
         summary = f"{len(index.videos):,} videos, {len(index):,} clips; answered in {took:.2f} s."
         if answer.not_found:
             said = f"{answer.not_found[0].upper()}{answer.not_found[1:]}."
-            summary = f"{said} The best guesses all the same. {summary}"
+            summary = f"{said} {summary}"
         if answer.damaged:
             summary = f"{summary} Damaged, and not looked at: {len(answer.damaged)}."
-        return fill("demo_archive.html", fault=None, summary=summary, moments=moments)
+        guesses = bool(answer.not_found)
+        return fill(
+            "demo_archive.html", fault=None, summary=summary, moments=moments, guesses=guesses
+        )
 
     def play(self, event: gr.EventData, text: str) -> tuple[str, str, str, str]:
         """A moment of the archive was chosen: player, key, the sentence, no answer yet."""

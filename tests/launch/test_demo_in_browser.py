@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import av
 import numpy as np
@@ -119,26 +118,6 @@ def server(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
     yield started
     started.process.kill()
     started.process.wait()
-
-
-@pytest.fixture
-def open_page(server: Server, chromium: Any) -> Iterator[Callable[..., Any]]:
-    """Opens the demo in a window of its own; `page.hosts` are all that it asked for anything."""
-    contexts = []
-
-    def open_it(**options: Any) -> Any:
-        contexts.append(chromium.new_context(**options))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(20_000)
-        page.hosts = set()
-        page.on("request", lambda request: page.hosts.add(urlsplit(request.url).netloc))
-        page.goto(server.address)
-        page.locator("input[type=file]").wait_for(state="attached")
-        return page
-
-    yield open_it
-    for context in contexts:
-        context.close()
 
 
 def upload(page: Any, path: Path) -> None:

@@ -6,7 +6,7 @@
   const unplayable = () => !document.getElementById("unplayable").hidden;
 
   document.addEventListener("click", (event) => {
-    const window = event.target.closest("button[data-start]");
+    const window = event.target.closest("button.track"); // of the video that is shown
     const video = screen();
     if (!window || !video) return;
     const start = Number(window.dataset.start);
@@ -41,6 +41,11 @@
       offset = Number(clip.match(/([\d.]+)-[\d.]+\.mp4$/)[1]);
       video.src = clip;
     }
+  }, true);
+  document.addEventListener("loadedmetadata", (event) => {
+    const video = screen();
+    if (event.target !== video || !video.autoplay) return; // a moment of the archive
+    video.scrollIntoView({ block: "nearest", behavior: "smooth" });
   }, true);
   document.addEventListener("timeupdate", (event) => {
     if (event.target !== screen()) return;
