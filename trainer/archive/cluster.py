@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError, WorkerCrashedError
 
 from data_pipeline.errors import InputError
 from data_pipeline.extraction.ray_session import ray_session
@@ -136,5 +136,9 @@ def _answer(reference: Any, check: Callable[[], None]) -> Any:
         return ray.get(reference)
     except RayError as error:
         cause = getattr(error, "cause", None)
-        said = cause if isinstance(cause, InputError) else f"a process of the cluster: {error}"
-        raise InputError(" ".join(str(said).split())[:500]) from error
+        if isinstance(cause, InputError):
+            raise cause from error
+        said = " ".join(str(error).split())[:300]
+        if isinstance(error, RayActorError | WorkerCrashedError):
+            said = f"was lost; run the same command again ({said})"
+        raise InputError(f"a process of the cluster {said}") from error

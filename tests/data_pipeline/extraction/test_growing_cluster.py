@@ -70,10 +70,10 @@ def grows_by_itself(address: str) -> dict[str, Any]:
 
 
 class Growing:
-    """Ray with a head that does no work, to which nodes come and from which they go: as they are
-    told, or, `by_itself`, as Ray's autoscaler sees fit."""
+    """Ray with a head, by default without processors, to which nodes come and from which they go:
+    as they are told, or, `by_itself`, as Ray's autoscaler sees fit."""
 
-    def __init__(self, folder: Path, by_itself: bool = False) -> None:
+    def __init__(self, folder: Path, by_itself: bool = False, processors: int = 0) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -81,8 +81,8 @@ class Growing:
         self._temporary = tempfile.TemporaryDirectory(  # short: Ray's sockets lie in it
             prefix="ray-", dir="/tmp", ignore_cleanup_errors=True
         )
-        self._processes: list[subprocess.Popen[bytes]] = []
-        words, environment = ["--head", f"--port={port}", "--num-cpus=0"], {}
+        self.processes: list[subprocess.Popen[bytes]] = []
+        words, environment = ["--head", f"--port={port}", f"--num-cpus={processors}"], {}
         if by_itself:
             file = folder / "autoscaler.json"
             file.write_text(json.dumps(grows_by_itself(self.address)))
@@ -111,7 +111,7 @@ class Growing:
                 | {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
                 | environment,
             )
-        self._processes.append(process)
+        self.processes.append(process)
         return process
 
     def add(self) -> subprocess.Popen[bytes]:
@@ -121,9 +121,9 @@ class Growing:
     def brought(self) -> list[psutil.Process]:
         """What runs the nodes that the autoscaler has brought and not taken away."""
         found = []
-        for process in psutil.Process(self._processes[0].pid).children(recursive=True):
+        for process in psutil.Process(self.processes[0].pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
-                if process.name() == "raylet" and process.ppid() != self._processes[0].pid:
+                if process.name() == "raylet" and process.ppid() != self.processes[0].pid:
                     found.append(process)
         return found
 
@@ -138,7 +138,7 @@ class Growing:
             node.wait()
 
     def stop(self) -> None:
-        for process in reversed(self._processes):
+        for process in reversed(self.processes):
             if process.poll() is None:
                 self.lose(process)
         self._temporary.cleanup()
