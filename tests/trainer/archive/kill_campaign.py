@@ -3,7 +3,8 @@
     python -m tests.trainer.archive.kill_campaign --kills 10
 
 Starts each of the three again and again with SIGKILL at random moments, then once to its end, and
-compares all that counts with an index that nobody disturbed.
+compares all that counts with an index that nobody disturbed. One that came to its end before it was
+killed is compared too, and begun anew.
 """
 
 import os
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,24 +78,42 @@ def main(kills: int = 10, seed: int = 0) -> int:
     """
     draw = random.Random(seed)
     root = Path(tempfile.mkdtemp(prefix="sdst-kill-"))
+    killed, true = root / "killed", root / "true"
     differing = 0
     steps = [("build", "grow", VIDEOS), ("add", "grow", 2 * VIDEOS), ("remove", "shrink", 0)]
     try:
         for name, what, videos in steps:
-            shrink(root / "true") if what == "shrink" else grow(root / "true", videos)
-            for _ in range(kills):
-                _start(what, root / "killed", videos, draw.uniform(0, 0.03))
-            _start(what, root / "killed", videos, None)
-            same = contents(root / "killed") == contents(root / "true")
-            differing += not same
-            print(f"{name}: {kills} kills, {'nothing lost' if same else 'DIFFERS'}", flush=True)
+            begin = time.perf_counter()
+            shrink(true) if what == "shrink" else grow(true, videos)
+            longest = time.perf_counter() - begin
+            before = root / f"before-{name}"
+            _copy(killed, before)
+            done, ends = 0, 0
+            while done < kills:
+                if _start(what, killed, videos, draw.uniform(0, longest)):
+                    done += 1
+                    continue
+                ends += 1  # it was done before the kill: it is begun anew
+                differing += contents(killed) != contents(true)
+                _copy(before, killed)
+            _start(what, killed, videos, None)
+            differing += contents(killed) != contents(true)
+            said = f"{differing} DIFFER" if differing else "nothing lost"
+            print(f"{name}: {kills} kills, {ends + 1} times to the end, {said}", flush=True)
     finally:
         shutil.rmtree(root)
     return int(differing > 0)
 
 
-def _start(what: str, folder: Path, videos: int, kill_after: float | None) -> None:
-    """Run one of the three, killed so many seconds after it has begun."""
+def _copy(source: Path, target: Path) -> None:
+    """`target` is as `source` is, or absent."""
+    shutil.rmtree(target, ignore_errors=True)
+    if source.exists():
+        shutil.copytree(source, target)
+
+
+def _start(what: str, folder: Path, videos: int, kill_after: float | None) -> bool:
+    """Run one of the three, killed so many seconds after it has begun; whether it was."""
     program = [sys.executable, "-c", PROGRAM, what, str(folder), str(videos)]
     with subprocess.Popen(program, stdout=subprocess.PIPE, env=os.environ) as process:
         assert process.stdout is not None
@@ -102,7 +122,9 @@ def _start(what: str, folder: Path, videos: int, kill_after: float | None) -> No
             process.wait(kill_after)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
-        assert process.wait() in (0, -signal.SIGKILL)
+        status = process.wait()
+        assert status in (0, -signal.SIGKILL)
+        return status != 0
 
 
 if __name__ == "__main__":
