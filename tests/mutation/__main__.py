@@ -71,6 +71,8 @@ def main(
         for change in all_changes(ROOT, part)
         if change.path.startswith(only) and line in (None, *change.lines)
     ]
+    if not changes:
+        raise SystemExit(f"error: there is nothing to change at {only!r}; see PARTS in changes.py")
     if 0 < count < len(changes):
         changes = sorted(random.Random(seed).sample(changes, count))
     with tempfile.TemporaryDirectory() as folder:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutation.__main__ import choose, report, try_all
+from tests.mutation.__main__ import choose, main, report, try_all
 from tests.mutation.changes import all_changes, changed
 from tests.mutation.reaching import Reach
 
@@ -69,3 +69,11 @@ def test_tests_that_reach_a_line_are_asked_first_then_their_files(project):
     }  # fmt: skip
     assert choose(change, known) == ["a.py::quick", "a.py::slow", "a.py::beside"]
     assert choose(change, {"b.py::other": known["b.py::other"]}) == ["b.py::other"]
+
+
+@pytest.mark.parametrize(
+    "where", [{"only": "launch"}, {"only": "model/spans.py", "line": 1}, {"only": "model/x.py"}]
+)
+def test_where_nothing_can_be_changed_no_test_is_run(where):
+    with pytest.raises(SystemExit, match=r"^error: there is nothing to change at '(launch|model/)"):
+        main(**where)
