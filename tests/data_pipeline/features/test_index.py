@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from data_pipeline import mapped
+from data_pipeline.config import DataConfig, OrderConfig
 from data_pipeline.errors import InputError
 from data_pipeline.features.checksums import SUM
 from data_pipeline.features.columns import ALL, Columns, Samples, of_entries
@@ -415,7 +416,18 @@ def test_a_set_that_is_indexed_anew_stays_open_as_it_was(folder: Path) -> None:
 def test_ranks_agree_whether_they_have_the_index_or_not(folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(folder, tmp_path / "copy")
     (copy / NAME).unlink()
-    assert FeatureSet(copy).columns.digest() == FeatureSet(folder).columns.digest()
+    fast, slow = FeatureSet(folder), FeatureSet(copy)
+    assert slow.columns.digest() == fast.columns.digest()
+    config = DataConfig(
+        batch_size=8, eval_batch_size=8, clip_dropout=0.2, order=OrderConfig(lanes=8, window=4)
+    )
+    for rank in (0, 1):
+        one, other = (PairStream(each, config, 3, rank, 2) for each in (fast, slow))
+        for ways in ((one.train(1), other.train(1)), (one.evaluate(), other.evaluate())):
+            for mine, theirs in zip(*ways, strict=True):
+                assert mine.annotations == theirs.annotations
+                pairs = zip(mine.tensors().values(), theirs.tensors().values(), strict=True)
+                assert all(a.numpy().tobytes() == b.numpy().tobytes() for a, b in pairs)
 
 
 def test_the_index_of_a_set_in_a_store_is_fetched_once_a_host(
@@ -544,8 +556,6 @@ def test_safetensors_itself_reads_the_index(folder: Path) -> None:
 def test_no_object_is_made_of_samples_that_nobody_looks_at(
     make_features: Callable[..., FeatureSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from data_pipeline.config import DataConfig
-
     make_features(tmp_path / "set", videos=300, queries=1, per_shard=100)
     made: list[int] = []
     entry = Columns.entry

@@ -31,6 +31,8 @@ def test_a_run_leaves_everything_that_its_folder_promises(command, tmp_path, cap
     records = [json.loads(line) for line in (run / "metrics.jsonl").open()]
     kinds = {"train", "usage", "system", "eval", "report", "checkpoint"}
     assert {record["kind"] for record in records} == kinds
+    steps = [record for record in records if record["kind"] == "train"]
+    assert all(0 < step["padded_clips"] < 1 and 0 < step["padded_tokens"] < 1 for step in steps)
     assert (run / "model" / "model.safetensors").is_file()
     assert "whole video" in capsys.readouterr().out
 
