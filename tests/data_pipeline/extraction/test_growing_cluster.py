@@ -218,7 +218,6 @@ def test_features_are_the_same_bytes_on_nodes_that_rays_autoscaler_brings(
     try:
         while job.poll() is None:
             nodes = growing.brought()
-            assert len(set(nodes) - set(lost)) <= NODES
             if nodes and not lost and list(output.glob("0*.json")):
                 lost = nodes
                 for node in nodes:  # nothing is left that could go on: others have to be brought
