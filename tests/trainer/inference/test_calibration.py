@@ -155,6 +155,9 @@ def test_the_order_of_the_pairs_does_not_change_a_calibration():
     assert other.threshold_of_search == pytest.approx(one.threshold_of_search, abs=1e-6)
     assert other.threshold_of_stretches == pytest.approx(one.threshold_of_stretches, abs=1e-6)
     assert one.threshold_of_search < one.threshold_of_stretches
+    existence = one.existence(logits, alike(logits))
+    assert one.threshold_of_search == threshold_over_many(existence, present, mean_odds)
+    assert one.threshold_of_stretches == threshold_over_many(existence, present, surest)
 
 
 def test_the_mean_of_odds_is_that_of_any_number_of_looks():
