@@ -9,7 +9,6 @@ unread.jsonl      sentences that the encoder did not read to their end
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Any
 
 from data_pipeline.extraction.plan import PlannedShard
@@ -56,13 +55,8 @@ class Account:
             self._open.enter_context(lines)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._open.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
 
     def take(self, shard: PlannedShard) -> None:
         """Read the next shard's index; InputError for one that is damaged."""
