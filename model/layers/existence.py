@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from model.config import ModelConfig
 from model.layers.inputs import AttentionPooling, InputProjection
 
-WIDTH = 64  # E - 1: of the vectors that are compared
+WIDTH = 256  # E - 1: of the vectors that are compared
 SCALE, BIAS = 10.0, -5.0  # at the start: what is hardly alike counts little
 ABSENT = -1e4  # evidence of what is no clip: finite, so that an empty row stays finite
 

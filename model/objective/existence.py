@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.interface import Objective, Prediction, Sentences, Targets
-from model.layers.existence import existence_logits
+from model.layers.existence import ABSENT, existence_logits
 from model.objective.ranks import gather, world_size
 
 OTHERS = 64
@@ -34,7 +34,10 @@ def existence_loss(prediction: Prediction, video_mask: Tensor, sentences: Senten
     """Cross-entropy of the pairs as they are annotated, mean over those that are, plus that of each
     video with the sentences of up to `OTHERS` following pairs of the global batch, mean over all.
 
-    No negative is a sentence that equals one of the video's own. All ranks compute it alike.
+    No negative is a sentence that equals one of the video's own. The contrast of the pairs that are
+    annotated as shown is added: the video's own sentence among all these, and the sentence's own
+    video among as many that go before it. It looks at what is hard to tell apart, where the mean
+    over all looks at what is easy. All ranks compute it alike.
     """
     assert prediction.clip_evidence is not None
     assert prediction.sentence_evidence is not None
@@ -46,7 +49,8 @@ def existence_loss(prediction: Prediction, video_mask: Tensor, sentences: Senten
     )  # (G, L), (G,), (G,)
     count = len(said)
     here = torch.arange(count, device=said.device)
-    following = (here[:, None] + here[: 1 + OTHERS]) % count  # (G, N), the own sentence first
+    step = here[: 1 + OTHERS]  # (N,)
+    following = (here[:, None] + step) % count  # (G, N), the own sentence first
     logits = existence_logits(clips, mask, said[following])  # (G, N)
 
     known = present >= 0
@@ -57,7 +61,15 @@ def existence_loss(prediction: Prediction, video_mask: Tensor, sentences: Senten
     other = ~(sentences.own[:, :, None] == text).any(1)  # (B, G)
     negative = everyone(other).gather(1, following)  # (G, N)
     made = torch.where(negative, F.softplus(logits), 0.0).sum() / negative.sum().clamp(min=1)
-    return annotated + made
+
+    # Its own first, then those it is told from: of a video sentences, of a sentence videos.
+    rivals = logits.masked_fill(~(negative | (step == 0)), ABSENT)  # (G, N)
+    contrast = torch.stack(
+        [-x.log_softmax(1)[:, 0] for x in (rivals, rivals[(here[:, None] - step) % count, step])]
+    ).mean(0)  # (G,)
+    shown = present > 0
+    told = torch.where(shown, contrast, 0.0).sum() / shown.sum().clamp(min=1)
+    return annotated + made + told
 
 
 def everyone(x: Tensor) -> Tensor:

@@ -110,17 +110,33 @@ def slowly(clips, mask, said, told: Sentences) -> float:
         real = [clip for clip, is_real in zip(clips[video], mask[video], strict=True) if is_real]
         return math.log(sum(math.exp(float(clip @ said[sentence])) for clip in real))
 
+    def contrast(own, others):
+        return math.log(sum(math.exp(other) for other in [own, *others])) - own
+
     count = len(said)
-    right, wrong = [], []
+    right, wrong, told_apart = [], [], []
+    others = [
+        [
+            step
+            for step in range(1, min(count, OTHERS + 1))
+            if int(told.text[(video + step) % count]) not in told.own[video].tolist()
+        ]
+        for video in range(count)
+    ]
     for video in range(count):
         own, present = logit(video, video), int(told.present[video])
         if present >= 0:
             right.append(math.log1p(math.exp(-own if present else own)))
-        for step in range(1, min(count, OTHERS + 1)):
-            other = (video + step) % count
-            if int(told.text[other]) not in told.own[video].tolist():
-                wrong.append(math.log1p(math.exp(logit(video, other))))
-    mean = [sum(x) / len(x) if x else 0.0 for x in (right, wrong)]
+        sentences = [logit(video, (video + step) % count) for step in others[video]]
+        wrong += [math.log1p(math.exp(each)) for each in sentences]
+        videos = [
+            logit((video - step) % count, video)
+            for step in range(1, min(count, OTHERS + 1))
+            if step in others[(video - step) % count]
+        ]
+        if present > 0:
+            told_apart.append((contrast(own, sentences) + contrast(own, videos)) / 2)
+    mean = [sum(x) / len(x) if x else 0.0 for x in (right, wrong, told_apart)]
     return sum(mean)
 
 
