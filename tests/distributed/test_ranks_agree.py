@@ -42,7 +42,12 @@ def test_two_ranks_end_with_the_weights_and_scores_of_one(ranks, alone, flags, f
     assert two["baselines"] == one["baselines"]
 
 
-QD_DETR = {"model.kind": "qd_detr", "model.layers": "[-1]", "model.feed_forward": 64}
+QD_DETR = {
+    "model.kind": "qd_detr",
+    "model.layers": "[-1]",
+    "model.feed_forward": 64,
+    "model.existence": "true",
+}
 
 
 @pytest.mark.parametrize("file", ["cpu", "zero1", "zero2", "zero3"])

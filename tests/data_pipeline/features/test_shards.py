@@ -314,3 +314,19 @@ def test_options_that_belong_to_no_encoder_tell_features_apart_too(provenance: P
     ]
     assert noisy.differences(provenance) == ["options.noise: 0.5, not {}"]
     assert noisy.differences(noisy) == []
+
+
+@pytest.mark.parametrize("name", [each.name for each in dataclasses.fields(Provenance)][:-6])
+def test_each_field_by_itself_tells_features_apart(provenance: Provenance, name: str) -> None:
+    held = getattr(provenance, name)
+    changed = (0, 1, 2, 3, 4) if isinstance(held, tuple) else 7 if held is None else held * 2
+    other = dataclasses.replace(provenance, **{name: changed})
+    assert provenance.differences(other) == [f"{name}: {held}, not {changed}"]
+    assert other.differences(provenance) == [f"{name}: {changed}, not {held}"]
+
+
+@pytest.mark.parametrize("name", ["version", "batch", "threads", "origin", "preset"])
+def test_who_made_features_where_does_not_tell_them_apart(
+    provenance: Provenance, name: str
+) -> None:
+    assert provenance.differences(dataclasses.replace(provenance, **{name: "other"})) == []
