@@ -17,16 +17,16 @@ import json
 import os
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from data_pipeline.errors import InputError
-from data_pipeline.output import NotWritten, check_file, check_folder, make_folder, write_text
+from data_pipeline.output import check_file, check_folder, make_folder, write_text
 from data_pipeline.video.video import VideoFile
 from launch.answers.batch import (
     find_videos,
@@ -36,10 +36,10 @@ from launch.answers.batch import (
     read_queries,
     to_json,
 )
-from launch.answers.found import bar, show_batch, write_csv
+from launch.answers.found import show_batch, write_csv
+from launch.answers.moments import add_moment, cut_out, moments_table
 from launch.answers.stored import is_feature_set, predict_features
 from trainer.cli import command, make_parser, parse, terminal
-from trainer.inference.cutting import cut
 from trainer.inference.grounding import Groundings
 from trainer.pictures.png import draw_timelines
 from trainer.pictures.thumbnails import film_strip
@@ -226,50 +226,31 @@ def predict_one(grounder: "VideoGrounder", video: Path, sentences: list[str], op
         draw_timelines(options.plot, [each.timeline() for each in found], strip, shown=options.top)
         console.print(f"picture   {options.plot}", soft_wrap=True)
     if options.clips is not None:
-        cut_out(video, found, options.clips, options.top, console)
+        _cut_out(video, found, options.clips, options.top, console)
 
 
-def cut_out(
+def _cut_out(
     video: Path, found: "list[Grounding]", folder: Path, top: int, console: Console
 ) -> None:
     """Write the best windows as `<video>-<sentence>-<rank>.mp4`; one that fails is told."""
     make_folder(folder)
     stem = os.fsencode(video.stem)
     name = video.stem if len(stem) <= LONGEST_STEM else stem[:LONGEST_STEM].decode(errors="ignore")
-    source: Path | VideoFile = video
+    source = cache(lambda: VideoFile(video, damage="bear"))  # its frames are listed once
     for number, grounding in enumerate(found, start=1):
         for rank, (start, end, _) in enumerate(grounding.listed[:top], start=1):
-            clip = folder / f"{name}-{number}-{rank}.mp4"
-            try:
-                if not isinstance(source, VideoFile):  # its frames are listed once
-                    source = VideoFile(video, damage="bear")
-                how = cut(source, start, end, clip)
-                console.print(f"clip      {clip} ({how})", soft_wrap=True)
-            except NotWritten:
-                raise
-            except InputError as error:
-                console.print(f"no clip   {error}", style="yellow", soft_wrap=True)
+            cut_out(folder / f"{name}-{number}-{rank}.mp4", source, start, end, console)
 
 
 def _table(grounding: "Grounding", top: int, guess: bool) -> Table:
-    table = Table(
-        title=f"“{grounding.query}”",
-        title_justify="left",
-        title_style="bold",
-        caption=f"saliency {spark_line(grounding)} {clock(grounding.duration)}",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    for name in ("from", "to", "score"):
-        table.add_column(name, justify="right")
-    table.add_column("", min_width=20)
-    for start, end, score in grounding.listed[:top]:
-        table.add_row(clock(start), clock(end), f"{score:.2f}", bar(score))
+    caption = f"saliency {spark_line(grounding)} {clock(grounding.duration)}"
+    table = moments_table(grounding.query, caption)
+    for window in grounding.listed[:top]:
+        add_moment(table, *window)
     if not grounding.listed:
         table.add_row("", "", "", grounding.not_found)
-    for start, end, score in grounding.guess[: top if guess else 0]:
-        table.add_row(clock(start), clock(end), f"{score:.2f}", "a guess", style="dim")
+    for window in grounding.guess[: top if guess else 0]:
+        add_moment(table, *window, guess="a guess")
     return table
 
 

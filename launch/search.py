@@ -15,23 +15,22 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from data_pipeline.errors import InputError
-from data_pipeline.output import NotWritten, check_file, check_folder, make_folder, write_text
+from data_pipeline.output import check_file, check_folder, make_folder, write_text
 from data_pipeline.untrusted import iter_rows, reading
 from launch.answers.batch import read_queries
-from launch.answers.found import bar
+from launch.answers.moments import add_moment, cut_out, moments_table
 from launch.predict import spare_threads
 from trainer.cli import command, make_parser, parse, terminal
-from trainer.pictures.timeline import clock
 
 if TYPE_CHECKING:
     from trainer.archive.archive import Answer, Moment
@@ -161,23 +160,10 @@ def _shown(answer: "Answer", guess: bool) -> "tuple[Moment, ...]":
 
 
 def _table(answer: "Answer", moments: "Sequence[Moment]") -> Table:
-    table = Table(
-        title=f"“{answer.query}”",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    table.add_column("video", overflow="fold")
-    for name in ("from", "to", "score"):
-        table.add_column(name, justify="right")
-    table.add_column("", min_width=20)
-    for moment in moments:
-        seconds = clock(moment.start), clock(moment.end)
-        says = Text("a guess", style="dim") if answer.not_found else bar(moment.score)
-        table.add_row(moment.video, *seconds, f"{moment.score:.2f}", says)
-    if answer.not_found:
-        table.caption, table.caption_justify = answer.not_found, "left"
+    table = moments_table(answer.query, answer.not_found, of_videos=True)
+    for m in moments:
+        guess = "a guess" if answer.not_found else ""
+        add_moment(table, m.start, m.end, m.score, m.video, guess=guess)
     return table
 
 
@@ -225,20 +211,14 @@ def _write(
 def _cut_out(shown: "Sequence[Sequence[Moment]]", folder: Path, console: Console) -> None:
     """Write the moments as `<sentence>-<rank>-<video>.mp4`; one that fails is told."""
     from launch.answers.film_page import file_of
-    from trainer.inference.cutting import cut
 
     make_folder(folder)
     for number, moments in enumerate(shown, start=1):
         for rank, moment in enumerate(moments, start=1):
             name = UNFIT.sub("_", moment.video)[-100:]
+            source = partial(file_of, moment.video, moment.videos)
             clip = folder / f"{number}-{rank}-{name}.mp4"
-            try:
-                how = cut(file_of(moment.video, moment.videos), moment.start, moment.end, clip)
-                console.print(f"clip      {clip} ({how})", soft_wrap=True)
-            except NotWritten:
-                raise
-            except InputError as error:
-                console.print(f"no clip   {error}", style="yellow", soft_wrap=True)
+            cut_out(clip, source, moment.start, moment.end, console)
 
 
 if __name__ == "__main__":

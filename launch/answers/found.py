@@ -8,19 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from data_pipeline.errors import InputError
 from data_pipeline.output import write_text
 from data_pipeline.untrusted import iter_rows, read_json
 from launch.answers.batch import FAILURES, place
+from launch.answers.moments import add_moment, moments_table
 from trainer.cli import terminal
 from trainer.inference.grounding import LISTED
 from trainer.pictures.examples import draw_timeline
 from trainer.pictures.pages import write_page
-from trainer.pictures.timeline import Timeline, clock
+from trainer.pictures.timeline import Timeline
 
 COLUMNS = ("video", "query", "rank", "start", "end", "score")
 ON_TERMINAL, ON_PAGE = 10, 100  # videos of a sentence, those with the best windows
@@ -139,26 +138,9 @@ def write_csv(
 
 
 def _table(answer: Answers, videos: int) -> Table:
-    table = Table(
-        title=f"“{answer.query}”",
-        title_justify="left",
-        title_style="bold",
-        caption=f"found in {answer.videos} of {videos} videos, best first",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    table.add_column("video", overflow="fold")
-    for name in ("from", "to", "score"):
-        table.add_column(name, justify="right")
-    table.add_column("", min_width=20)
+    caption = f"found in {answer.videos} of {videos} videos, best first"
+    table = moments_table(answer.query, caption, of_videos=True)
     for name, timeline, guess in answer.ordered()[:ON_TERMINAL]:
-        start, end, score = timeline.windows[0]
-        says = Text("not found; a guess", style="dim") if guess else bar(score)
-        table.add_row(name, clock(start), clock(end), f"{score:.2f}", says)
+        says = "not found; a guess" if guess else ""
+        add_moment(table, *timeline.windows[0], name, guess=says)
     return table
-
-
-def bar(score: float) -> Text:
-    """A score in [0, 1] as a bar of at most twenty letters."""
-    return Text("█" * round(20 * min(max(score, 0.0), 1.0)), style="blue")
