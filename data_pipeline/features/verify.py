@@ -34,7 +34,7 @@ def verify(folder: Source, annotations: str | Path | None = None) -> Iterator[Fa
 
     With `annotations`, every row must be stored as it is, or its video or its query recorded in
     failures.jsonl.
-    Raises InputError for a folder that is no feature set.
+    Raises InputError for a folder that is no feature set, or whose failures.jsonl is not one.
     """
     features = FeatureSet(folder, skip_damaged=True, indexed=False)
     for fault in features.faults:
@@ -56,7 +56,8 @@ def verify(folder: Source, annotations: str | Path | None = None) -> Iterator[Fa
     except InputError as error:
         where, _, what = str(error).partition(": ")
         yield Fault(where, what)
-    coverage = _Coverage(features, annotations) if annotations is not None else None
+    failures = read_failures(features.folder)
+    coverage = _Coverage(features, annotations, failures) if annotations is not None else None
     # Indexes of an earlier version have no qids, by which opening tells what is there twice.
     unnamed = bool((features.columns.arrays["qid kind"] == NO_QID).any())
     known: set[int | str] = set()
@@ -96,11 +97,13 @@ def _faults(sample: Sample, features: FeatureSet) -> Iterator[str]:
 class _Coverage:
     """Whether every row of an annotation file is stored as it is, or recorded as failed."""
 
-    def __init__(self, features: FeatureSet, annotations: str | Path) -> None:
+    def __init__(
+        self, features: FeatureSet, annotations: str | Path, failures: list[dict[str, Any]]
+    ) -> None:
         self._folder, self._source = features.folder, annotations
         self._failed: set[str] = set()
         self._left_out: set[int | str] = set()
-        for row in read_failures(features.folder):
+        for row in failures:
             if "qid" in row:
                 self._left_out.add(row["qid"])
             else:

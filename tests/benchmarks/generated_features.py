@@ -36,7 +36,7 @@ from data_pipeline.config import ShardingConfig
 from data_pipeline.extraction.encoding import package_version
 from data_pipeline.extraction.plan import PlannedVideo, plan_shards
 from data_pipeline.features.samples import Sample, StoredQuery
-from data_pipeline.features.shards import FeatureSet, Provenance
+from data_pipeline.features.shards import FeatureSet, Provenance, write_index
 from data_pipeline.features.writing import ShardWriter, write_manifest
 from data_pipeline.storage import Location, remove_temporary
 from data_pipeline.stream.batches import target_saliency
@@ -153,7 +153,7 @@ def generate(
     counts = {"videos": len({a.vid for a in annotations}), "queries": len(annotations)}
     source = (origin or {"name": "in memory", "sha256": ""}) | counts
     write_manifest(folder, split, provenance(config), source, indexes)
-    return FeatureSet(folder)
+    return write_index(folder)
 
 
 def absent(annotations: Sequence[Annotation], config: FeatureConfig) -> list[Annotation]:

@@ -307,6 +307,12 @@ def test_a_row_with_faults_is_refused_where_it_is_written_and_where_a_stream_ope
         PairStream(FeatureSet(tmp_path), DataConfig(batch_size=1, eval_batch_size=1), seed=0)
 
 
+def test_a_damaged_record_of_failures_is_told_without_annotations_too(features: FeatureSet) -> None:
+    (features.folder / "failures.jsonl").write_bytes(b'{"vid": "gone"}\n')
+    with pytest.raises(InputError, match=r"failures\.jsonl:1: not a failure; remove this line"):
+        list(verify(features.folder))
+
+
 def test_options_that_belong_to_no_encoder_tell_features_apart_too(provenance: Provenance) -> None:
     noisy = dataclasses.replace(provenance, options={"noise": 0.5})
     assert noisy.differences(dataclasses.replace(provenance, options={"noise": 0.1})) == [
