@@ -126,11 +126,16 @@ def read_questions(path: Path) -> list[Question]:
     """The sentences of a text file, one a line, or of the rows of a JSONL file with their qids."""
     if path.suffix != ".jsonl":
         return [Question(query) for query in read_queries(path)]
-    questions = []
+    questions, seen = [], set()
     for number, row in iter_rows(path):
         with reading(f"{path}:{number}", "each row has a qid and a query"):
             if not isinstance(row["query"], str) or not isinstance(row["qid"], int | str):
                 raise ValueError("the query is no text, or the qid neither number nor text")
+            if not row["query"].strip():
+                raise ValueError("the query is empty")
+            if row["qid"] in seen:
+                raise ValueError("its qid is there twice")
+            seen.add(row["qid"])
             questions.append(Question(row["query"], row["qid"]))
     if not questions:
         raise InputError(f"{path}: holds no sentences; write one a line")

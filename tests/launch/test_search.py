@@ -171,7 +171,13 @@ def test_annotated_sentences_are_answered_and_scored(
 
 @pytest.mark.parametrize(
     ("rows", "said"),
-    [("{}\n", "1: malformed"), ('{"qid": 1, "query": 3}\n', "no text"), ("", "no sentences")],
+    [
+        ("{}\n", "1: malformed"),
+        ('{"qid": 1, "query": 3}\n', "no text"),
+        ('{"qid": 1, "query": " "}\n', "the query is empty"),
+        ('{"qid": 1, "query": "a"}\n{"qid": 1, "query": "b"}\n', "q.jsonl:2: malformed"),
+        ("", "no sentences"),
+    ],
 )
 def test_rows_that_ask_nothing_are_one_line(
     tmp_path: Path, rows: str, said: str, capsys: pytest.CaptureFixture[str]

@@ -25,8 +25,9 @@ from trainer.inference.decode import Decoded, Floats
 
 Booleans = NDArray[np.bool_]
 
-SURE = 1e-6
-"""Confidences are kept so far from 0 and 1, whose log-odds are not finite."""
+LEAST, SURE = 1e-30, 1 - 1e-6
+"""Confidences are kept between these: the log-odds of 0 and 1 are not finite. A product of two
+scores may be tiny and still rank well: actionness sinks to 1e-8 where its loss has settled at 0."""
 
 CERTAIN = 1 - 1e-9
 """Of more than that the odds would not be finite."""
@@ -171,7 +172,7 @@ def best_threshold(probabilities: Floats, present: Booleans) -> float:
 
 
 def _log_odds(confidences: Floats) -> Floats:
-    kept = np.clip(confidences, SURE, 1 - SURE)
+    kept = np.clip(confidences, LEAST, SURE)
     return np.asarray(np.log(kept) - np.log1p(-kept))
 
 
@@ -198,7 +199,7 @@ def _platt(x: Floats, is_so: Booleans, balanced: bool = False) -> tuple[list[flo
         return float(value), np.append(change @ x, change.sum())
 
     # Within reason, and so that more of anything never makes less of a score.
-    bounds = [(0.01, 100.0)] + [(0.0, 100.0)] * (x.shape[1] - 1) + [(-50.0, 50.0)]
+    bounds = [(0.01, 100.0)] + [(0.0, 100.0)] * (x.shape[1] - 1) + [(-100.0, 100.0)]
     begin = np.array([1.0] + [0.0] * x.shape[1])
     found = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=bounds)
     *scales, offset = found.x.tolist()

@@ -95,6 +95,21 @@ def test_windows_keep_their_order_and_none_gets_a_score_from_nothing():
     assert scores[-1] == 0
 
 
+@pytest.mark.parametrize("power", [-8, -20])
+def test_confidences_that_are_tiny_are_made_as_sure_as_those_that_are_not(power):
+    random = np.random.default_rng(0)
+    logits = random.normal(size=5000)
+    right = random.random(5000) < expit(2 * logits)
+    confidences = 10.0**power * np.exp(logits)
+    found = fit(np.zeros(5000), confidences, right, confidences, right, "here")
+    scores = found.scores(confidences[:, None], np.ones(5000))[:, 0]
+    assert (np.argsort(scores) == np.argsort(confidences)).all()
+    for low in (0.1, 0.3, 0.5, 0.7):
+        inside = (scores >= low) & (scores < low + 0.2)
+        assert right[inside].mean() == pytest.approx(scores[inside].mean(), abs=0.05)
+    assert found.existence_best == pytest.approx(2, abs=0.2)
+
+
 def slowly(probabilities, present):
     """The greatest sum of the shares that are right, over all thresholds."""
     best = -1.0
