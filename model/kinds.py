@@ -15,32 +15,44 @@ if TYPE_CHECKING:
 
 
 class Kind(NamedTuple):
-    """The parts of a kind: `model` and `objective` are where their classes are, `module:class`."""
+    """The parts of a kind: `model` and `objective` are where their classes are, `module:class`;
+    `source` is the publication, as a model's card names it."""
 
     config: type[ModelConfig]
     loss: type[ObjectiveConfig]
     model: str
     objective: str
+    source: str = ""
 
 
 KINDS: dict[str, Kind] = {
     "sdst": Kind(
-        SDSTConfig, LossConfig, "model.sdst.sdst:SDST", "model.objective.losses:Criterion"
+        SDSTConfig,
+        LossConfig,
+        "model.sdst.sdst:SDST",
+        "model.objective.losses:Criterion",
+        "SDST (Sparse-Dense Side-Tuner, Pujol-Perich et al., ICCV 2025)",
     ),
     "moment_detr": Kind(
         MomentDETRConfig,
         DETRLossConfig,
         "model.detr.detr:DETR",
         "model.objective.detr:DETRCriterion",
+        "Moment-DETR (Lei et al., NeurIPS 2021)",
     ),
     "qd_detr": Kind(
-        QDDETRConfig, DETRLossConfig, "model.detr.detr:DETR", "model.objective.detr:DETRCriterion"
+        QDDETRConfig,
+        DETRLossConfig,
+        "model.detr.detr:DETR",
+        "model.objective.detr:DETRCriterion",
+        "QD-DETR (Moon et al., CVPR 2023)",
     ),
     "pyramid": Kind(
         PyramidConfig,
         PyramidLossConfig,
         "model.pyramid.pyramid:PyramidModel",
         "model.objective.pyramid:PyramidCriterion",
+        "a pyramid of clips (FlashVTG, Cao et al., WACV 2025; R2-Tuning, Liu et al., ECCV 2024)",
     ),
 }
 

@@ -7,6 +7,7 @@ Log-odds are those of windows' confidences: that nothing in the video fits well 
 Scales and offsets are fitted on a split that the model was not trained on (Platt 1999; temperature
 scaling, Guo et al. 2017, with an offset). So a score is the probability that the video shows it and
 that this window overlaps it by half or more: windows of different videos can be ranked together.
+Of a model that does not judge existence it is the latter alone, where the video shows it.
 
 Who looks often finds something alike by chance, so that many looks have thresholds of their own. A
 long video shows what its surest stretch shows. Several videos of an archive may show it, so that
@@ -73,13 +74,15 @@ class Calibration:
                 raise ValueError(f"calibration: threshold {threshold} must be from 0 to 1")
 
     def comparable(self, decoded: Decoded) -> tuple[Floats, Floats | None]:
-        """Windows (B, M, 3) with scores that can be compared, and existence (B,); as they are, and
-        None, of a model that does not judge existence."""
-        if decoded.existence is None:
+        """Windows (B, M, 3) with scores that can be compared, and existence (B,), None of a model
+        that does not judge it. Without both, windows are as they are."""
+        if decoded.existence is None and self == AS_IT_IS:
             return decoded.windows, None
         confidences = decoded.windows[..., 2]  # best first
-        existence = self.existence(decoded.existence, confidences[:, 0])
-        scores = self.scores(confidences, existence)
+        existence = None
+        if decoded.existence is not None:
+            existence = self.existence(decoded.existence, confidences[:, 0])
+        scores = self.scores(confidences, np.ones(1) if existence is None else existence)
         return np.concatenate((decoded.windows[..., :2], scores[..., None]), -1), existence
 
     def existence(self, logits: Floats, best: Floats) -> Floats:

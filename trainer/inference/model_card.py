@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jinja2
 
+from model.kinds import KINDS
 from trainer.inference.pretrained import Export
 from trainer.metrics import HEADLINES
 from trainer.metrics.bootstrap import LEVEL, Interval, intervals
@@ -35,6 +36,7 @@ def model_card(name: str, export: Export, run: Path | None) -> str:
     return environment.get_template("model_card.md").render(
         name=name,
         export=export,
+        source=KINDS[export.model.kind].source or export.model.kind,
         parameters=result.get("trainable_parameters"),
         level=f"{LEVEL:.0%}",
         metrics={name: metrics[name] for name in HEADLINES if name in metrics},

@@ -48,8 +48,8 @@ class Export:
         max_clips: longest video seen in training; longer ones are taken in overlapping stretches
         features: how the training features were made, by the hash of every weight
         provenance: what else is told of the run
-        calibration: what makes probabilities of the outputs of a model that judges existence; the
-            scores of others are taken as they are
+        calibration: what makes probabilities of the outputs; without a split to fit it on they are
+            taken as they are
         seal: by what the weights are known again; it is written with them
     """
 

@@ -28,7 +28,7 @@ BEST = 10
 def calibrate(
     model: nn.Module, batches: Iterable[PairBatch], accelerator: Accelerator, split: str
 ) -> Calibration:
-    """The calibration of a model that judges existence, the same on every rank.
+    """The calibration of a model, of existence too where it judges that; the same on every rank.
 
     `split` is what the calibration says it was fitted on. Every rank calls it.
     """
@@ -39,20 +39,14 @@ def calibrate(
     for batch in batches:
         batch = batch.to(accelerator.device)
         decoded = answer(model, batch, batch.text, batch.text_mask, accelerator)
-        text, text_mask, there = other_sentences(batch, accelerator)
-        exchanged = answer(model, batch, text, text_mask, accelerator)
-        assert decoded.existence is not None
-        assert exchanged.existence is not None
+        if decoded.existence is not None:
+            present, once = batch.present.cpu().numpy(), ~batch.repeated.cpu().numpy()
+            pairs += _judged(decoded, present, once & (present >= 0))
+            text, text_mask, there = other_sentences(batch, accelerator)
+            exchanged = answer(model, batch, text, text_mask, accelerator)
+            pairs += _judged(exchanged, np.full(len(batch), -1), once & there)
         for row, annotation in enumerate(batch.annotations):
-            if batch.repeated[row]:
-                continue
-            if batch.present[row] >= 0:
-                best = float(decoded.windows[row, 0, 2])
-                pairs.append((float(decoded.existence[row]), best, int(batch.present[row])))
-            if there[row]:
-                best = float(exchanged.windows[row, 0, 2])
-                pairs.append((float(exchanged.existence[row]), best, -1))
-            if annotation.windows:
+            if annotation.windows and not batch.repeated[row]:
                 first = decoded.windows[row][decoded.real[row]][:BEST]
                 hits = overlap(first, annotation) >= RIGHT
                 windows += zip(first[:, 2].tolist(), hits.tolist(), strict=True)
@@ -62,13 +56,24 @@ def calibrate(
     annotated = int((kinds == 0).sum())
     kept = kinds >= (0 if annotated >= FEW else -1)
     made = 0 if annotated >= FEW else int((kinds == -1).sum())
-    logits, best_ones = (np.array([pair[column] for pair in pairs])[kept] for column in (0, 1))
+    logits, best_ones = np.array([pair[:2] for pair in pairs]).reshape(-1, 2)[kept].T
     present = kinds[kept] == 1
     confidences = np.array([confidence for confidence, _ in windows])
     right = np.array([hit for _, hit in windows], dtype=bool)
-    what = f"{present.sum()} present, {annotated} absent"
+    what = f"{present.sum()} present, {annotated} absent" if pairs else f"{len(windows)} windows"
     what += f", {made} absent by another video's sentence" * bool(made)
     return fit(logits, best_ones, present, confidences, right, f"{split}: {what}")
+
+
+def _judged(
+    decoded: Decoded, kind: NDArray[np.integer], counts: NDArray[np.bool_]
+) -> list[tuple[float, float, int]]:
+    """Logit, best window and kind of those of a batch that count."""
+    assert decoded.existence is not None
+    best = decoded.windows[:, 0, 2]
+    rows = np.flatnonzero(counts)
+    columns = decoded.existence[rows], best[rows], kind[rows]
+    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 def answer(

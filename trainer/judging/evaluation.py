@@ -34,8 +34,7 @@ def predict_split(
 ) -> tuple[Rows, list[Annotation]]:
     """Prediction rows and their annotations, the same on every rank, sorted as the split is stored.
 
-    Rows that only fill up the last batch are left out. Scores are made comparable by the
-    `calibration` of a model that judges existence.
+    Rows that only fill up the last batch are left out. `calibration` makes scores comparable.
     """
     was_training = model.training
     model.eval()

@@ -83,11 +83,9 @@ def select(run: Run, console: Console) -> None:
         console.print(f"epoch {state.epoch} of {config.epochs}: {numbers}", highlight=False)
     [value] = broadcast_object_list([value])
     if value > state.best:
-        calibration = AS_IT_IS
-        if config.model.existence:
-            batches = run.stop.watch(split.evaluate())
-            named = stamp(split.features)
-            calibration = calibrate(run.judge, batches, run.accelerator, named)
+        batches = run.stop.watch(split.evaluate())
+        named = stamp(split.features)
+        calibration = calibrate(run.judge, batches, run.accelerator, named)
         if run.accelerator.is_main_process:
             export(config, run.data.train.features, run.judge, calibration)
         state.best, state.best_step = value, state.step

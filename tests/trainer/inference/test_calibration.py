@@ -9,6 +9,7 @@ from scipy.special import expit, logit
 
 from data_pipeline.annotations import Annotation
 from data_pipeline.errors import InputError
+from model.config.detr import MomentDETRConfig
 from model.kinds import build
 from tests.trainer.inference.test_predict import CONFIG, FakeEncoder, described
 from trainer.cli import dump_config
@@ -22,8 +23,10 @@ from trainer.inference.calibration import (
     surest,
     threshold_over_many,
 )
+from trainer.inference.decode import Decoded
 from trainer.inference.grounding import LISTED, Grounding
 from trainer.inference.long_video import Stretch, merge_existence, stretch_starts
+from trainer.inference.model_card import model_card
 from trainer.inference.predict import Grounder
 from trainer.inference.pretrained import load_pretrained
 from trainer.judging.calibrating import overlap
@@ -231,6 +234,34 @@ def test_a_video_s_scores_are_calibrated_and_those_of_a_model_that_does_not_judg
     assert calibration.existence(np.zeros(1), np.array([0.25]))[0] == pytest.approx(
         expit(0.5 + 0.1 * logit(0.25))
     )
+
+
+def test_windows_of_a_model_that_does_not_judge_existence_are_calibrated_by_themselves():
+    confidences = np.array([[0.9, 1e-7, 0.0]])
+    windows = np.concatenate((np.ones((1, 3, 2)), confidences[..., None]), -1)
+    found = Decoded(windows, np.ones((1, 3), bool), [], None)
+    raw, nothing = Calibration().comparable(found)
+    assert nothing is None
+    assert raw is windows  # what was never calibrated stays what it is, to the last bit
+    told, nothing = Calibration(window_scale=0.5, window_offset=2.0).comparable(found)
+    assert nothing is None
+    expected = [*expit(0.5 * logit(confidences[0, :2]) + 2.0), 0.0]
+    assert told[0, :, 2] == pytest.approx(expected)
+    assert (told[..., :2] == 1).all()
+
+
+def test_a_card_says_whose_network_it_is_and_from_where_on_something_is_not_found(judging):
+    folder, grounder = judging
+    card = model_card("tiny", grounder.export, folder)
+    assert "SDST (Sparse-Dense Side-Tuner" in card
+    assert "not found below a probability of 0.40, chosen on here." in card
+    other = replace(described(), model=MomentDETRConfig(video_width=8, text_width=6))
+    card = model_card("other", other, None)
+    assert "Moment-DETR (Lei et al." in card
+    assert "SDST" not in card.partition("```")[0].partition("# other")[2]
+    assert "does not judge\n  existence" in card
+    uncalibrated = replace(grounder.export, calibration=Calibration())
+    assert "0.50, which was not calibrated." in model_card("tiny", uncalibrated, None)
 
 
 def test_a_long_video_is_as_sure_as_its_surest_stretch(judging):

@@ -1,6 +1,7 @@
 """Every kind of model is trained, stopped, resumed, scored and used by the same code."""
 
 import json
+import re
 
 import pytest
 
@@ -73,6 +74,9 @@ def test_its_checkpoint_is_scored_without_training(kind_command, tmp_path, name)
     assert main(kind_command(name, epochs=1)) == 0
     folder = tmp_path / "runs" / "tiny"
     trained = json.loads((folder / "metrics.json").read_text())["metrics"]
+    if name != "judging":  # its windows are calibrated all the same
+        fitted = load_pretrained(folder)[1].calibration.fitted
+        assert re.search(r"dev \(split dev\): \d+ windows$", fitted)
     arguments = kind_command(name, epochs=1, name="again")
     assert main([*arguments, f"--checkpoint={folder}", "--eval"]) == 0
     scored = tmp_path / "runs" / "again" / "evaluation" / "val" / "metrics.json"
