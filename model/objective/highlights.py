@@ -86,14 +86,17 @@ def contrast(
     """Rank contrast against the same clips with another sentence, plus its silence -> scalar.
 
     scores and other (B, L) of the own and of the other sentence, labels (B, L) whole numbers, mask
-    (B, L), genuine (B,) False where the other sentence is of the same video: such pairs are ranked
-    by themselves, and as in FlashVTG only where there are at least two of them.
+    (B, L), genuine (B,) False where the other sentence is of the same video and tells nothing.
     """
     both = torch.cat((scores, other), 1), torch.cat((labels, torch.zeros_like(labels)), 1)
     ranked = rank_contrast(*both, torch.cat((mask, mask), 1), genuine)
-    twice = total((~genuine).sum()) >= 2
-    alone = rank_contrast(scores, labels, mask, ~genuine) * twice
-    return ranked + alone + silence(log_absent, mask, genuine)
+    return ranked + silence(log_absent, mask, genuine)
+
+
+def contrast_within(scores: Tensor, labels: Tensor, mask: Tensor, counted: Tensor) -> Tensor:
+    """Rank contrast of a video's own clips; as in FlashVTG only where at least two rows (B,) are
+    counted -> scalar."""
+    return rank_contrast(scores, labels, mask, counted) * (total(counted.sum()) >= 2)
 
 
 def absent(logits: Tensor) -> Tensor:

@@ -11,13 +11,20 @@ from model.config.pyramid import PyramidLossConfig
 from model.interface import Objective, Prediction, Targets, weighted
 from model.objective.contrastive import alignment, draw_positive, sampled_nce
 from model.objective.detr import clips_inside
-from model.objective.highlights import absent, contrast, draw_clips, margin_loss
+from model.objective.highlights import (
+    absent,
+    contrast,
+    contrast_within,
+    draw_clips,
+    margin_loss,
+)
 from model.objective.ranks import extremes, total, world_size
 from model.pyramid.pyramid import Points
 from model.spans import to_edges
 
-CLIP_SHARE = 2.0**-10  # of a clip, in which windows are counted: exact in float32
-CERTAIN = 1e-6  # attention is kept so far from 1, whose absence has no logarithm
+CLIP_SHARE = 2.0**-10  # of a clip, in which windows are compared with points: exact in float32
+ROUNDING = 2.0**-22  # of a video, by which float32 misses an edge on its way through [0, 1]
+CERTAIN = 2.0**-24  # attention is kept so far from 1, whose absence has no logarithm
 
 
 class PyramidCriterion(Objective):
@@ -80,16 +87,19 @@ class PyramidCriterion(Objective):
         edges = in_clips(windows, video_mask)
         with record_function("matching"):
             positive, target = targets(own.points, edges, window_mask, self.config.radius)
+            # Where padding counts, so does the point that begins where a video ends.
+            padded = (own.places & ~video_mask).any(1, keepdim=True)  # (B, 1)
+            reaching = positive & (prediction.valid | padded)
             positive = positive & prediction.valid
         logits = prediction.logits[-1].float()  # (B, points)
         wrong = torch.where(positive, -logits, logits)
         focal = wrong.sigmoid() ** 2 * F.softplus(wrong)
         points = total(prediction.valid.sum()).clamp(min=1) / world_size()
-        count = total(positive.sum()).clamp(min=1) / world_size()
+        count = total(reaching.sum()).clamp(min=1) / world_size()
         distance = (own.reach.float() - target).abs().mean(-1)  # (B, points)
         return {
             "classification": torch.where(prediction.valid, focal, 0.0).sum() / points,
-            "boundary": torch.where(positive, distance, 0.0).sum() / count,
+            "boundary": torch.where(reaching, distance, 0.0).sum() / count,
         }
 
     def _saliency(
@@ -99,7 +109,8 @@ class PyramidCriterion(Objective):
         mask: Tensor,
         pairs: tuple[Tensor, Tensor, Tensor],
     ) -> Tensor:
-        """FlashVTG's highlight terms of the scores, and of the attention to the words."""
+        """FlashVTG's highlight terms of the scores, and of the attention to the words, which leaves
+        pairs whose negative is of the same video out."""
         own: Points = prediction.own
         assert own.attention is not None
         scores, attention = prediction.saliency.float(), own.attention.float()
@@ -109,11 +120,11 @@ class PyramidCriterion(Objective):
             assert own.genuine is not None
             other = own.other_saliency.float()
             loss = loss + contrast(scores, other, absent(other), labels, mask, own.genuine)
+            loss = loss + contrast_within(scores, labels, mask, ~own.genuine)
             other = own.other_attention.float()
             gone = (1 - other).clamp(min=CERTAIN).log()
             seen = seen + contrast(attention, other, gone, labels, mask, own.genuine)
-        share = attention.clamp(CERTAIN, 1 - CERTAIN)
-        fits = F.binary_cross_entropy(share, labels.clamp(0, 1), reduction="none")
+        fits = F.binary_cross_entropy(attention, labels.clamp(0, 1), reduction="none")
         seen = seen + (fits * own.places).sum() / _everyone(own.places)
         return loss + self.config.attention * seen
 
@@ -121,10 +132,15 @@ class PyramidCriterion(Objective):
 def in_clips(windows: Tensor, video_mask: Tensor) -> Tensor:
     """Windows (B, N, 2) centre-width in [0, 1], video_mask (B, L) -> start, end in clips (B, N, 2).
 
-    A window that begins with a clip shall do so after its way through [0, 1], too: points lie where
-    clips begin, and the rounding of float32 would decide for which of them it is.
+    A window that begins with a clip does so after its way through [0, 1], too.
     """
-    edges = to_edges(windows) * video_mask.sum(1)[:, None, None]
+    clips = video_mask.sum(1)[:, None, None]
+    edges = to_edges(windows) * clips
+    whole = _rounded(edges)
+    return torch.where((edges - whole).abs() <= clips * ROUNDING, whole, edges)
+
+
+def _rounded(edges: Tensor) -> Tensor:
     return (edges / CLIP_SHARE).round() * CLIP_SHARE
 
 
@@ -136,10 +152,12 @@ def targets(
     (B, N) -> positive (B, P) bool, reach to both sides (B, P, 2) in strides.
 
     A point answers for a window when it lies in it, at most `radius` strides from its middle, and
-    its level is made for the farther of the two sides; of several, for the shortest.
+    its level is made for the farther of the two sides; of several, for the shortest. Whether it
+    does is decided in whole shares of a clip: points lie where clips begin, and the rounding of
+    float32 would decide for windows that do, too.
     """
     place, least, largest, stride = points[:, None].unbind(-1)  # (P, 1) each
-    start, end = edges[:, None].unbind(-1)  # (B, 1, N) each
+    start, end = _rounded(edges)[:, None].unbind(-1)  # (B, 1, N) each
     before, after = place - start, end - place  # (B, P, N)
     middle = (start + end) / 2
     near = (place - middle).abs() <= radius * stride
@@ -148,21 +166,24 @@ def targets(
     fits = near & inside & (farther >= least) & (farther <= largest) & window_mask[:, None]
     length = (end - start).expand_as(fits).masked_fill(~fits, torch.inf)
     chosen = length.argmin(-1, keepdim=True)  # (B, P, 1)
-    reach = torch.stack((before, after), -1).take_along_dim(chosen[..., None], 2).squeeze(2)
-    return fits.any(-1), reach / stride
+    exact = edges[:, None].take_along_dim(chosen[..., None], 2).squeeze(2)  # (B, P, 2)
+    reach = torch.stack((place - exact[..., 0, None], exact[..., 1, None] - place), -1)
+    return fits.any(-1), reach.squeeze(2) / stride
 
 
 def label_loss(logits: Tensor, labels: Tensor, places: Tensor) -> Tensor:
     """Mean squared distance of the finest level's scores (B, P) and the annotated saliency (B, L),
-    each stretched to [0, 1] over the global batch; places (B, L) are those that count."""
+    each stretched to [0, 1] over the global batch; places (B, L) are those that count. Labels that
+    are all the same say nothing."""
     scores = logits[:, : labels.shape[1]]
-    distance = (_stretched(scores, places) - _stretched(labels, places)) ** 2
+    (stretched, _), (wanted, differ) = _stretched(scores, places), _stretched(labels, places)
+    distance = (stretched - wanted) ** 2 * differ
     return (distance * places).sum() / _everyone(places)
 
 
-def _stretched(x: Tensor, places: Tensor) -> Tensor:
+def _stretched(x: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
     low, high = extremes(x.masked_fill(~places, torch.inf), x.masked_fill(~places, -torch.inf))
-    return (x - low) / (high - low).clamp(min=torch.finfo(x.dtype).tiny)
+    return (x - low) / (high - low).clamp(min=torch.finfo(x.dtype).tiny), high > low
 
 
 def _everyone(places: Tensor) -> Tensor:

@@ -21,10 +21,11 @@ def total(x: Tensor) -> Tensor:
 
 
 def extremes(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """The smallest of `low` and the largest of `high` over all ranks, without gradient."""
-    found = torch.stack((-low.detach().amin(), high.detach().amax()))
+    """The smallest of `low` and the largest of `high` over all ranks, with gradients: to the rank
+    that holds it, from all. Every rank must call it, and go backwards through it."""
+    found = torch.stack((-low.amin(), high.amax()))
     if world_size() > 1:
-        dist.all_reduce(found, dist.ReduceOp.MAX)
+        found = _Largest.apply(found)  # type: ignore[no-untyped-call]
     return -found[0], found[1]
 
 
@@ -72,3 +73,23 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:
         ranks = world_size()
         return gradients[0].chunk(ranks)[dist.get_rank()] * ranks
+
+
+class _Largest(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        largest = x.clone()
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        holds = (x == largest).to(x.dtype)
+        holders = holds.clone()
+        dist.all_reduce(holders)
+        ctx.save_for_backward(holds / holders)
+        return largest
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:
+        share: Tensor
+        (share,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        whole = gradients[0].clone()
+        dist.all_reduce(whole)
+        return whole * share

@@ -85,13 +85,13 @@ class PyramidModel(GroundingModel):
             frames = video[:, :, stored[0]]  # (B, L, Dv)
             if endpoints is not None:
                 frames = torch.cat((frames, endpoints.to(frames.dtype)), -1)
-            clips, projected = self.video(frames), self.text(text[:, :, stored[0]])
+            clips, words = self.video(frames), self.text(text[:, :, stored[0]])
             position = clip_positions(video_mask, self.config.width).to(clips.dtype)
-            clips, words = self.encoder.mark(clips, projected)
+            clips, words = self.encoder.mark(clips, words)
             asked = clips, position, video_mask
             encoded, attention = self.encoder(*asked, words, text_mask)
             saliency = self._saliency(encoded, places)
-            sentences = self.pooling(projected, text_mask)  # (B, F)
+            sentences = self.pooling(words, text_mask)  # (B, F)
             extra = {"attention": attention}
             if self.config.negatives and self.training:
                 if other_text is None or other_text_mask is None:
