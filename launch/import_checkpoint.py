@@ -5,15 +5,15 @@
         --data.report features/val
     python -m launch.predict features/val --model models/qd_detr --output found/
 
-Nothing is unpickled but tensors and plain values; of the options only sizes are read, the optimizer
-is left. Every weight has its place here, or the file is refused. The order of the feature streams
-becomes part of the model's provenance: features with another order are refused where they are used.
+Nothing is unpickled but tensors and plain values; the optimizer is left. Every weight has its place
+here, and every option that changes what is computed its value, or the file is refused. The order of
+the feature streams becomes part of the model's provenance: features with another order are refused
+where they are used.
 """
 
-import argparse
 import sys
-from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from data_pipeline.features.shards import Provenance
+    from trainer.inference.released import Released
 
 PRESETS = Path(configs.__file__).parent / "import"
 FEATURES = {
@@ -42,8 +43,12 @@ FEATURES = {
 }
 """The import preset of the features that each release was trained on."""
 
-WEIGHTS = ("model", "state_dict")
-"""Where the originals keep their weights."""
+WITH_SOUND = {
+    ("qd_detr", "official"): "pann",
+    ("moment_detr", "lighthouse"): "lighthouse-pann",
+    ("qd_detr", "lighthouse"): "lighthouse-pann",
+}
+"""The same of models that read sound, too."""
 
 
 @command
@@ -77,17 +82,24 @@ def main(args: list[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of the exported model")
     given = parse(parser, args)
-    preset = given.features or FEATURES.get((given.kind, given.release))
-    if preset is None:
+    origin = given.kind, given.release
+    if given.features is None and origin not in FEATURES:
         raise InputError(f"--release {given.release}: has no {given.kind}; leave it out")
     check_folder(given.output)
-    state, options = read_checkpoint(given.checkpoint)
-    sizes = options.get("nheads", given.heads), given.patches
-    config, weights = translated(state, sizes, given.kind, given.checkpoint)
     from model.kinds import build
     from trainer.inference.pretrained import Export, encoder_of
+    from trainer.inference.released import read_released
     from trainer.training import checkpoints
 
+    released = read_released(given.checkpoint)
+    sizes = released.count("nheads", given.heads), given.patches
+    own = given.release == "official"
+    config, weights = translated(released, sizes, given.kind, own, given.checkpoint)
+    preset = given.features or (WITH_SOUND if released.sound else FEATURES).get(origin)
+    if preset is None:
+        raise InputError(
+            f"{given.checkpoint}: reads sound, too; name the preset of its features with --features"
+        )
     model = build(config)
     missing = model.state_dict().keys() ^ weights.keys()
     if missing:
@@ -100,12 +112,14 @@ def main(args: list[str] | None = None) -> int:
     except RuntimeError as error:  # of another shape
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"{given.checkpoint}: {reason}; is --kind right?") from error
-    features = provenance_of(preset, config)
+    features = provenance_of(preset, config, released)
+    if given.features is None and released.clip_length is not None:
+        features = replace(features, clip_length=released.clip_length)
     export = Export(
         model=config,
         encoder=encoder_of(features),
         features=features,
-        max_clips=max(1, options.get("max_v_l", 75)),
+        max_clips=released.most_clips,
         provenance={
             "origin": f"released checkpoint {given.checkpoint.name}",
             "sha256": checkpoints.file_hash(given.checkpoint),
@@ -121,70 +135,34 @@ def main(args: list[str] | None = None) -> int:
     return 0
 
 
-def read_checkpoint(path: Path) -> "tuple[Mapping[str, Tensor], dict[str, int]]":
-    """The weights and, as far as they are whole numbers of a sane size, the options of a file.
-
-    Raises InputError for a file that is not there, or holds more than tensors and plain values.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint; download it from its authors' page")
-    import torch
-
-    stand_ins: list[Any] = [
-        argparse.Namespace,
-        # A dictionary with attributes, in which Lighthouse keeps its options.
-        *((OrderedDict, f"{module}.EasyDict") for module in ("easydict", "easydict.easydict")),
-    ]
-    try:
-        with torch.serialization.safe_globals(stand_ins):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged pickle or zip trips
-        cause = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"{path}: not a checkpoint of tensors and plain values ({cause}); download it again"
-        ) from error
-    held = content if isinstance(content, dict) else {}
-    state = next((held[name] for name in WEIGHTS if isinstance(held.get(name), dict)), None)
-    if not state or not all(
-        isinstance(name, str) and torch.is_tensor(value) for name, value in state.items()
-    ):
-        raise InputError(f"{path}: holds no weights under {' or '.join(WEIGHTS)}; is it released?")
-    if not all(value.isfinite().all() for value in state.values()):
-        raise InputError(f"{path}: holds weights that are not finite; download it again")
-    options = held.get("opt")
-    values = options if isinstance(options, dict) else getattr(options, "__dict__", {})
-    numbers = {
-        name: value
-        for name, value in values.items()
-        if isinstance(name, str) and type(value) is int and 0 < value < 2**20
-    }
-    return {name.removeprefix("module."): value for name, value in state.items()}, numbers
-
-
 def translated(
-    state: "Mapping[str, Tensor]", sizes: tuple[int, int], kind: str, path: Path
+    released: "Released", sizes: tuple[int, int], kind: str, again: bool, path: Path
 ) -> "tuple[ModelConfig, dict[str, Tensor]]":
     """The configuration that the shapes of the weights tell, and the weights under our names;
-    `sizes` are what they do not tell: heads, and patches of a frame."""
+    `sizes` are what they do not tell: heads, and patches of a frame; `again` says that sound has
+    end points of its own."""
     from model.detr import original as detr
     from model.pyramid import original as pyramid
 
-    detrs = kind in ("moment_detr", "qd_detr")
     try:
-        weights = (detr if detrs else pyramid).from_original(state, kind)
-        config = (_detr if detrs else _pyramid)(weights, *sizes, kind)
+        if kind in ("moment_detr", "qd_detr"):
+            weights = detr.from_original(released.weights, kind)
+            weights, columns = detr.arranged(weights, released.endpoints, released.sound, again)
+            return _detr(weights, sizes[0], kind, columns), weights
+        weights = pyramid.from_original(released.weights, kind)
+        return _pyramid(weights, *sizes, kind, released.endpoints), weights
     except ValueError as error:
         raise InputError(f"{path}: {error}; is --kind right?") from error
     except KeyError as error:
         raise InputError(f"{path}: has no weight {error} of a {kind}; is --kind right?") from error
-    return config, weights
 
 
-def _detr(weights: "Mapping[str, Tensor]", heads: int, _: int, kind: str) -> ModelConfig:
+def _detr(
+    weights: "Mapping[str, Tensor]", heads: int, kind: str, columns: dict[str, Any]
+) -> MomentDETRConfig:
     schema = MomentDETRConfig if kind == "moment_detr" else QDDETRConfig
     queries = "decoder.queries.weight" if kind == "moment_detr" else "decoder.anchors.weight"
     return schema(
-        video_width=natural(len(weights["video.reduce.0.weight"]) - 2),
         text_width=len(weights["text.reduce.0.weight"]),
         width=len(weights["video.reduce.2.weight"]),
         heads=heads,
@@ -193,15 +171,19 @@ def _detr(weights: "Mapping[str, Tensor]", heads: int, _: int, kind: str) -> Mod
         text_to_video_layers=_count(weights, "encoder.text_to_video."),
         feed_forward=len(weights["encoder.layers.0.transition.0.weight"]),
         queries=len(weights[queries]),
+        **columns,
     )
 
 
-def _pyramid(weights: "Mapping[str, Tensor]", heads: int, patches: int, kind: str) -> ModelConfig:
+def _pyramid(
+    weights: "Mapping[str, Tensor]", heads: int, patches: int, kind: str, endpoints: bool
+) -> ModelConfig:
     strides = tuple(2**level for level in range(len(weights["boundaries.scale"])))
+    ends = 2 if endpoints else 0
     if kind == "r2_tuning":
         return PyramidConfig(
             encoder="recurrent",
-            video_width=patches * natural(len(weights["encoder.video.reduce.0.weight"]) - 2),
+            video_width=patches * natural(len(weights["encoder.video.reduce.0.weight"]) - ends),
             patches=patches,
             text_width=len(weights["encoder.text.reduce.0.weight"]),
             width=len(weights["encoder.video.reduce.2.weight"]),
@@ -209,9 +191,10 @@ def _pyramid(weights: "Mapping[str, Tensor]", heads: int, patches: int, kind: st
             feed_forward=len(weights["encoder.transition.0.weight"]),
             layers=tuple(range(-1, -1 - len(weights["encoder.scale"]), -1)),
             strides=strides,
+            endpoints=endpoints,
         )
     return PyramidConfig(
-        video_width=natural(len(weights["video.reduce.0.weight"]) - 2),
+        video_width=natural(len(weights["video.reduce.0.weight"]) - ends),
         text_width=len(weights["text.reduce.0.weight"]),
         width=len(weights["video.reduce.2.weight"]),
         heads=heads,
@@ -222,7 +205,9 @@ def _pyramid(weights: "Mapping[str, Tensor]", heads: int, patches: int, kind: st
         dummy_layers=_count(weights, "encoder.dummy_layers."),
         strides=strides,
         score_kernel=weights["scores.classify.mix.layers.0.weight"].shape[-1],
+        score_convolutions=_count(weights, "scores.classify.mix.layers."),
         score_layers=_count(weights, "scores.classify.score.") or 1,
+        endpoints=endpoints,
     )
 
 
@@ -234,8 +219,9 @@ def _count(weights: "Mapping[str, Tensor]", prefix: str) -> int:
     return len(numbers)
 
 
-def provenance_of(preset: str, config: ModelConfig) -> "Provenance":
-    """What the preset of an import says of the features, whose widths the files would tell."""
+def provenance_of(preset: str, config: ModelConfig, released: "Released") -> "Provenance":
+    """What the preset of an import says of the features, whose widths the files would tell, and the
+    checkpoint's options, which may say that they were taken as they were."""
     from data_pipeline.extraction.encoding import package_version
     from data_pipeline.features.shards import IMPORTED, Provenance
 
@@ -245,12 +231,12 @@ def provenance_of(preset: str, config: ModelConfig) -> "Provenance":
         raise InputError(f"--features {shown(preset)}: is no preset; there are {there}")
     values = read_yaml(path)
 
-    def described(streams: list[dict[str, Any]], width: int) -> dict[str, Any]:
+    def described(streams: list[dict[str, Any]], width: int, what: str) -> dict[str, Any]:
         known = [
             {
                 "name": each.get("name", "features"),
                 "width": width if len(streams) == 1 else None,
-                "l2": each.get("l2", False),
+                "l2": each.get("l2", False) and released.normalises(what),
             }
             | ({"rows": each["rows"]} if each.get("rows") else {})
             for each in streams
@@ -277,8 +263,8 @@ def provenance_of(preset: str, config: ModelConfig) -> "Provenance":
         preprocessing=IMPORTED,
         arithmetic=IMPORTED,
         options={
-            "video": described(values["streams"], config.video_width),
-            "text": described([values["text"]], config.text_width),
+            "video": described(values["streams"], config.video_width, "v"),
+            "text": described([values["text"]], config.text_width, "t"),
         },
         version=package_version(),
         preset=preset,

@@ -22,6 +22,8 @@ class MomentDETRConfig(ModelConfig):
         feed_forward: hidden width of the feed-forward networks
         queries: moment queries M
         endpoints: give every clip its start and end in [0, 1] of the video
+        endpoint_copies: how often these stand in the input; 2 in QD-DETR with sound, which has them
+            with the frames and with the sound
         input_dropout: dropout on the frozen features and after their first projection
         dropout: dropout on every residual branch, inside the feed-forward networks and on
             attention weights
@@ -43,6 +45,7 @@ class MomentDETRConfig(ModelConfig):
     feed_forward: int = 1024
     queries: int = 10
     endpoints: bool = True
+    endpoint_copies: int = 1
     input_dropout: float = 0.5
     dropout: float = 0.1
     text_to_video_layers: int = 0
@@ -54,7 +57,7 @@ class MomentDETRConfig(ModelConfig):
         super().__post_init__()
         for name in (
             *("video_width", "text_width", "width", "heads", "queries", "feed_forward"),
-            *("encoder_layers", "decoder_layers"),
+            *("encoder_layers", "decoder_layers", "endpoint_copies"),
         ):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("input_dropout", "dropout"):

@@ -28,7 +28,8 @@ class PyramidConfig(ModelConfig):
         dummy_layers: of flash, layers that make the dummies of a sentence (8 heads each)
         patches: of recurrent, vectors of a clip in a stored layer, the first one the whole frame's
         strides: clips between the points of each level; powers of two, 1 first
-        score_kernel: of flash, clips that the convolutions of its two score heads see
+        score_kernel: of flash, clips that a convolution of its two score heads sees
+        score_convolutions: of flash, how many there are in each
         score_layers: of flash, depth of the perceptrons behind them
         endpoints: give every clip its start and end in [0, 1] of the video
         input_dropout: dropout on the frozen features and after their first projection
@@ -54,6 +55,7 @@ class PyramidConfig(ModelConfig):
     patches: int = 1
     strides: tuple[int, ...] = (1, 2, 4, 8)
     score_kernel: int = 5
+    score_convolutions: int = 1
     score_layers: int = 5
     endpoints: bool = True
     input_dropout: float = 0.5
@@ -67,6 +69,7 @@ class PyramidConfig(ModelConfig):
         for name in (
             *("video_width", "text_width", "width", "heads", "feed_forward", "dummies", "patches"),
             *("text_to_video_layers", "encoder_layers", "dummy_layers", "score_layers"),
+            "score_convolutions",
         ):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("input_dropout", "dropout"):

@@ -44,7 +44,7 @@ class DETR(GroundingModel):
         check_backend(config.attention_backend)
         self.config: MomentDETRConfig = config
         width, dropout = config.width, config.input_dropout
-        endpoints = 2 if config.endpoints else 0
+        endpoints = 2 * config.endpoint_copies if config.endpoints else 0
         self.video = FeatureProjection(config.video_width + endpoints, width, dropout)
         self.text = FeatureProjection(config.text_width, width, dropout)
         dependent = config.text_to_video_layers > 0
@@ -68,7 +68,8 @@ class DETR(GroundingModel):
         (layer,) = stored_layers(self.config.layers, video.shape[2], text.shape[2])
         frames = video[:, :, layer]  # (B, L, Dv)
         if self.config.endpoints:
-            frames = torch.cat((frames, clip_endpoints(video_mask).to(frames.dtype)), -1)
+            ends = clip_endpoints(video_mask).to(frames.dtype)  # (B, L, 2)
+            frames = torch.cat((frames, *[ends] * self.config.endpoint_copies), -1)
         clips = self.video(frames)  # (B, L, F)
         words = self.text(text[:, :, layer])  # (B, T, F)
         position = clip_positions(video_mask, self.config.width).to(clips.dtype)

@@ -1,7 +1,9 @@
 """Moment-DETR's and QD-DETR's released weights under our names."""
 
 from collections.abc import Mapping
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from model.originals import PROJECTIONS, Rule, layer_rules, numbered, translate
@@ -93,3 +95,27 @@ def from_original(state: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
     Raises ValueError for weights that these models do not have.
     """
     return translate(state, MOMENT_DETR if kind == "moment_detr" else QD_DETR)
+
+
+def arranged(
+    weights: Mapping[str, Tensor], endpoints: bool, sound: int, again: bool
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights with the columns of the video in our order, and what the configuration says of
+    these.
+
+    Where the originals read `sound` columns of sound, the end points stand before it, and with
+    `again` behind it once more; here they stand behind all. Raises ValueError for fewer columns.
+    """
+    names = [f"video.reduce.{name}" for name in ("0.weight", "0.bias", "2.weight")]
+    width, ends = len(weights[names[0]]), 2 if endpoints else 0
+    copies = 2 if endpoints and sound and again else 1
+    more = ends * (copies - 1)
+    sizes = [width - sound - ends, ends, sound - more, more]
+    if min(sizes) < 0 or width == ends * copies:
+        raise ValueError(f"has {width} columns of video, {sound} of them of sound")
+    frames, before, heard, behind = torch.split(torch.arange(width), sizes)
+    order = torch.cat((frames, heard, before, behind))
+    columns = {
+        "video_width": width - ends * copies, "endpoints": endpoints, "endpoint_copies": copies,
+    }  # fmt: skip
+    return {**weights, **{name: weights[name][..., order] for name in names}}, columns

@@ -81,11 +81,11 @@ class Convolutions(nn.Module):
 
 
 class ScoreHead(nn.Module):
-    """One convolution, then a perceptron of half the width: a logit for each point."""
+    """Convolutions, then a perceptron of half the width: a logit for each point."""
 
-    def __init__(self, width: int, kernel: int, layers: int) -> None:
+    def __init__(self, width: int, kernel: int, convolutions: int, layers: int) -> None:
         super().__init__()
-        self.mix = Convolutions((width, width), kernel)
+        self.mix = Convolutions((width,) * (convolutions + 1), kernel)
         self.score = nn.Sequential(*perceptron(width, *[width // 2] * (layers - 1), 1))
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
@@ -100,10 +100,10 @@ class MixedScores(nn.Module):
     The confidence's convolution crosses the borders between levels; real points come first.
     """
 
-    def __init__(self, width: int, kernel: int, layers: int) -> None:
+    def __init__(self, width: int, kernel: int, convolutions: int, layers: int) -> None:
         super().__init__()
-        self.classify = ScoreHead(width, kernel, layers)
-        self.confide = ScoreHead(width, kernel, layers)
+        self.classify = ScoreHead(width, kernel, convolutions, layers)
+        self.confide = ScoreHead(width, kernel, convolutions, layers)
         self.mix = nn.Parameter(torch.tensor(0.5))
 
     def forward(self, levels: list[tuple[Tensor, Tensor]]) -> Tensor:

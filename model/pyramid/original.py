@@ -47,7 +47,7 @@ FLASHVTG: list[Rule] = [
         rule
         for theirs, ours in (("class_head", "classify"), ("conf_head", "confide"))
         for rule in (
-            (rf"{theirs}\.convs\.0\.(\w+)", rf"scores.{ours}.mix.layers.0.\1"),
+            (rf"{theirs}\.convs\.(\d+)\.(\w+)", rf"scores.{ours}.mix.layers.\1.\2"),
             *numbered(rf"{theirs}\.fc", f"scores.{ours}.score", 16),
         )
     ),
@@ -89,6 +89,9 @@ def from_original(state: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
     Raises ValueError for weights that these models do not have.
     """
     found = translate(state, FLASHVTG if kind == "flashvtg" else R2_TUNING)
+    scale = found.get("encoder.scale")
+    if scale is not None and len(scale) == 1:  # R2-Tuning stores no gate for a single layer
+        found.setdefault("encoder.gate", scale.new_zeros(0))
     # FlashVTG convolves images of height 1.
     return {
         name: torch.squeeze(tensor, 2) if name.endswith("weight") and tensor.ndim == 4 else tensor

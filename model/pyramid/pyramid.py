@@ -57,7 +57,9 @@ class PyramidModel(GroundingModel):
             self.video = FeatureProjection(config.video_width + endpoints, width, dropout)
             self.text = FeatureProjection(config.text_width, width, dropout)
             self.encoder = FlashEncoder(config)
-            self.scores = MixedScores(width, config.score_kernel, config.score_layers)
+            self.scores = MixedScores(
+                width, config.score_kernel, config.score_convolutions, config.score_layers
+            )
             self.clip_saliency = FullPrecision(nn.Linear(width, width))
             self.video_saliency = FullPrecision(nn.Linear(width, width))
         else:

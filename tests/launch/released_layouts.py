@@ -80,6 +80,15 @@ LAYOUTS = {
         ("charade_sta_llama_text_feature/qid{qid}.pt", 16, pt),
     ),
     "pann": Layout(2.0, SLOWFAST_CLIP | {"pann_features/{vid}.npy": (8, np.save)}, WITH_PREFIX),
+    "lighthouse-pann": Layout(
+        2.0,
+        {
+            "clip/{vid}.npz": (6, FEATURES),
+            "slowfast/{vid}.npz": (14, FEATURES),
+            "pann/{vid}.npy": (8, np.save),
+        },
+        ("clip_text/qid{qid}.npz", 6, HIDDEN),
+    ),
     "charades-slowfast-clip": Layout(1.0, SLOWFAST_CLIP, WITH_PREFIX),
     "charades-vgg": Layout(1 / 6, VGG, WITH_PREFIX),
     "charades-vgg-glove": Layout(1 / 6, VGG, ("glove.6B.300d.txt", 3, np.save)),

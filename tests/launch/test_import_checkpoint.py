@@ -95,22 +95,119 @@ def test_the_order_of_the_streams_is_kept(tmp_path, release, first):
     assert first in export.provenance["features"].partition(", ")[2].partition(" + ")[0]
 
 
-def test_options_of_a_class_that_is_not_installed_are_read(tmp_path):
-    class EasyDict(dict):
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("easydict.EasyDict", "moment_detr"), ("nncore.utils.config.CfgNode", "flashvtg")],
+)
+def test_options_of_a_class_that_is_not_installed_are_read(tmp_path, monkeypatch, name, kind):
+    """Lighthouse's options are one, FlashVTG's hold one."""
+    module, _, called = name.rpartition(".")
+
+    class Options(dict):
         def __setattr__(self, name, value):
             super().__setattr__(name, value)
             self[name] = value
 
-    EasyDict.__module__, EasyDict.__qualname__ = "easydict", "EasyDict"
-    sys.modules["easydict"] = types.SimpleNamespace(EasyDict=EasyDict)
-    options = EasyDict()
+    Options.__module__, Options.__name__, Options.__qualname__ = module, called, called
+    options = Options()
     options.nheads = 4
-    try:
-        path = write(tmp_path / "best.ckpt", "moment_detr", opt=options)
-    finally:
-        del sys.modules["easydict"]
-    assert main([str(path), "--kind", "moment_detr", "--output", str(tmp_path / "m")]) == 0
+    options.cfg = Options(model=Options(strides=(1, 2)))
+    given = options if kind == "moment_detr" else argparse.Namespace(nheads=4, cfg=options)
+    with monkeypatch.context() as patched:
+        for parent in (module.split(".")[:depth] for depth in (1, 2, 3)):
+            holds = types.SimpleNamespace(**{called: Options})
+            patched.setitem(sys.modules, ".".join(parent), holds)
+        path = write(tmp_path / "best.ckpt", kind, opt=given)
+    assert main([str(path), "--kind", kind, "--output", str(tmp_path / "m")]) == 0
     assert load_pretrained(tmp_path / "m")[1].model.heads == 4
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("use_txt_pos", True), ("pre_norm", True), ("span_loss_type", "ce"), ("n_input_proj", 3)],
+)
+def test_options_that_change_what_is_computed_are_refused(tmp_path, capsys, option, value):
+    options = argparse.Namespace(nheads=4, **{option: value})
+    path = write(tmp_path / "best.ckpt", "moment_detr", opt=options)
+    assert main([str(path), "--kind=moment_detr", f"--output={tmp_path / 'm'}"]) == 2
+    error = capsys.readouterr().err
+    assert f"was trained with {option} " in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "m").exists()
+
+
+def test_what_options_say_of_the_features_is_kept(tmp_path):
+    options = argparse.Namespace(
+        nheads=4, max_v_l=-1, ctx_mode="video", no_norm_vfeat=True, clip_length=1
+    )
+    path = write(tmp_path / "best.ckpt", "moment_detr", opt=options)
+    assert main([str(path), "--kind=moment_detr", f"--output={tmp_path / 'm'}"]) == 0
+    model, export = load_pretrained(tmp_path / "m")
+    assert (model.config.endpoints, model.config.video_width) == (False, 22)
+    assert export.max_clips > 10_000
+    assert export.features.clip_length == 1.0
+    assert not any(stream["l2"] for stream in export.features.options["video"]["streams"])
+    assert export.features.options["text"]["streams"][0]["l2"]
+
+
+@pytest.mark.parametrize(("release", "sound"), [("official", 10), ("lighthouse", 8)])
+def test_end_points_stand_where_a_model_with_sound_read_them(tmp_path, release, sound):
+    """Behind the frames, and in the official release behind the sound, too."""
+    options = argparse.Namespace(nheads=4, v_feat_dim=22 - sound, a_feat_dim=sound)
+    path = write(tmp_path / "best.ckpt", "qd_detr", opt=options)
+    flags = ["--kind=qd_detr", f"--release={release}", f"--output={tmp_path / 'm'}"]
+    assert main([str(path), *flags]) == 0
+    model, export = load_pretrained(tmp_path / "m")
+    assert export.features.options["video"]["streams"][2]["name"] == "pann"
+    frames, heard = torch.randn(1, 5, 20 - sound), torch.randn(1, 5, 8)
+    start = torch.arange(5) / 5
+    ends = torch.stack((start, start + 1 / 5), -1)[None]
+    parts = [frames, ends, heard] + ([ends] if release == "official" else [])
+    state, first = released("qd_detr"), "input_vid_proj.0."
+    gain, bias = (state[f"{first}LayerNorm.{name}"] for name in ("weight", "bias"))
+    x = torch.nn.functional.layer_norm(torch.cat(parts, -1), (22,), gain, bias)
+    linear = (state[f"{first}net.1.{name}"] for name in ("weight", "bias"))
+    theirs = torch.nn.functional.linear(x, *linear).relu()
+    found = []
+    model.video.reduce.register_forward_hook(lambda *of: found.append(of[2]))
+    model(
+        torch.cat((frames, heard), -1)[:, :, None], torch.ones(1, 5) > 0,
+        torch.randn(1, 3, 1, 12), torch.ones(1, 3) > 0,
+    )  # fmt: skip
+    close(found[0], theirs)
+
+
+def test_columns_that_do_not_add_up_are_named(tmp_path, capsys):
+    options = argparse.Namespace(nheads=4, v_feat_dim=18, a_feat_dim=8)
+    path = write(tmp_path / "best.ckpt", "qd_detr", opt=options)
+    assert main([str(path), "--kind=qd_detr", f"--output={tmp_path / 'm'}"]) == 2
+    assert "reads 22 columns, not v_feat_dim 18 + a_feat_dim 8" in capsys.readouterr().err
+
+
+def test_score_heads_may_have_several_convolutions(tmp_path):
+    state, recording = released("flashvtg"), Recording("flashvtg")
+    identity = torch.zeros(32, 32, 1, 5)
+    identity[:, :, 0, 2] = torch.eye(32)
+    for head in ("class_head", "conf_head"):  # changes nothing behind a ReLU
+        state |= {f"{head}.convs.1.weight": identity, f"{head}.convs.1.bias": torch.zeros(32)}
+    torch.save({"model": state, "opt": argparse.Namespace(nheads=4)}, tmp_path / "best.ckpt")
+    line = [str(tmp_path / "best.ckpt"), "--kind=flashvtg", f"--output={tmp_path / 'm'}"]
+    assert main(line) == 0
+    model = load_pretrained(tmp_path / "m")[0]
+    assert model.config.score_convolutions == 2
+    prediction = model(*recording.inputs())
+    for row, clips in enumerate(recording.facts["video_lengths"]):
+        close(seconds(prediction, row, clips), recording[f"eval.{row}.boundary"])
+
+
+def test_r2_tuning_of_a_single_layer_has_no_gate(tmp_path):
+    state = released("r2_tuning")
+    del state["adapter.gate"]
+    state["adapter.scale"] = state["adapter.scale"][:1]
+    torch.save({"state_dict": state}, tmp_path / "best.pth")
+    line = [str(tmp_path / "best.pth"), "--kind=r2_tuning", "--heads=4", "--patches=5"]
+    assert main([*line, f"--output={tmp_path / 'm'}"]) == 0
+    assert load_pretrained(tmp_path / "m")[0].config.layers == (-1,)
 
 
 NEVER = os.path.join(tempfile.gettempdir(), f"never{os.getpid()}")
@@ -130,7 +227,11 @@ class Harmful:
         (lambda c: None, "moment_detr", "is --kind right?"),
         (lambda c: None, "flashvtg", "unknown weights"),
         (lambda c: c.update(model=3), "qd_detr", "holds no weights under model or state_dict"),
-        (lambda c: c.update(opt=Harmful()), "qd_detr", "not a checkpoint of tensors and plain"),
+        (
+            lambda c: c.update(opt=Harmful()),
+            "qd_detr",
+            "plain values (it holds a 'posix.mkdir')",
+        ),
         (
             lambda c: c["model"].update({"global_rep_pos": torch.full((32,), float("nan"))}),
             "qd_detr",

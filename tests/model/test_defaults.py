@@ -14,7 +14,7 @@ COMMON = {
 }  # fmt: skip
 DETR = COMMON | {
     "video_width": 2816, "text_width": 512, "layers": (-1,), "encoder_layers": 2,
-    "decoder_layers": 2, "feed_forward": 1024, "queries": 10,
+    "decoder_layers": 2, "feed_forward": 1024, "queries": 10, "endpoint_copies": 1,
 }  # fmt: skip
 MODELS: dict[str, dict[str, Any]] = {
     "sdst": COMMON | {
@@ -33,7 +33,8 @@ MODELS: dict[str, dict[str, Any]] = {
         "kind": "pyramid", "video_width": 768, "text_width": 4096, "layers": (-1,),
         "encoder": "flash", "feed_forward": 1024, "text_to_video_layers": 6, "encoder_layers": 3,
         "dummies": 40, "dummy_layers": 2, "patches": 1, "strides": (1, 2, 4, 8),
-        "score_kernel": 5, "score_layers": 5, "negatives": True, "see_padding": False,
+        "score_kernel": 5, "score_convolutions": 1, "score_layers": 5, "negatives": True,
+        "see_padding": False,
     },
 }  # fmt: skip
 DETR_LOSS = {

@@ -14,7 +14,7 @@ from model.spans import to_edges
 from trainer.config import PostprocessConfig
 
 LONGEST, UNIT, DECIMALS = 150.0, 2.0, 4
-KEPT_BY_SUPPRESSION = 10
+COMPARED = KEPT_BY_SUPPRESSION = 10
 
 Window = list[float]
 
@@ -28,8 +28,8 @@ def original_row(
 ) -> dict[str, object]:
     """The submission's row of spans (M, 2) centre-width in [0, 1], scores (M,) and saliency (L,).
 
-    With `suppression: hard` theirs follows: windows are dropped whose IoU with a better one, over
-    the hull of both, is above `threshold`.
+    With `suppression: hard` theirs follows: of the ten best, windows are dropped whose IoU with a
+    better one, over the hull of both, is above `threshold`.
     """
     edges = to_edges(spans.detach().float().cpu()) * annotation.duration
     found = [[*map(float, edge), float(score)] for edge, score in zip(edges, scores, strict=True)]
@@ -53,7 +53,7 @@ def _rounded(window: Window) -> Window:
 
 
 def _suppressed(windows: list[Window], threshold: float) -> list[Window]:
-    left = list(windows)
+    left = windows[:COMPARED]
     kept: list[Window] = []
     while left and len(kept) < KEPT_BY_SUPPRESSION:
         best = left.pop(0)

@@ -33,6 +33,15 @@ def test_submission_rows_are_the_recorded_ones(model, suppression, rows):
         assert found == row
 
 
+def test_only_the_ten_best_windows_are_held_against_each_other():
+    count = 12
+    spans = torch.tensor([[0.5, 0.5]] * 10 + [[0.1, 0.1], [0.9, 0.1]])
+    config = PostprocessConfig(original="moment_detr", suppression="hard")
+    annotation = Annotation("0", "q", "v", 150.0)
+    row = original_row(annotation, spans, torch.linspace(0.9, 0.1, count), np.zeros(1), config)
+    assert [window[:2] for window in row["pred_relevant_windows"]] == [[38.0, 112.0]]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({"original": "univtg"}, "not one of none, moment"), ({"suppression": "linear"}, "as publis")],
