@@ -48,6 +48,13 @@ def test_a_loader_of_torch_gives_every_pair_once_as_the_trainer_sees_it(features
                 assert torch.equal(getattr(batch, name)[own], getattr(other, name)[row])
 
 
+def test_one_pair_is_a_batch_too(features):
+    pairs = PairDataset(features)
+    batch = PairDataset.collate([pairs[7]])
+    assert torch.equal(batch.video[0], pairs[7].video)
+    assert batch.annotations == [pairs[7].annotation]
+
+
 def test_a_pair_beyond_the_last_is_an_index_error(features):
     pairs = PairDataset(features)
     assert pairs[-1].annotation == pairs[11].annotation

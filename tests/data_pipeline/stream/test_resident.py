@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.features.samples import query_rows, stored_query
 from data_pipeline.features.shards import FeatureSet
 from data_pipeline.features.writing import to_json
+from data_pipeline.stream import resident
 from data_pipeline.stream.resident import bytes_of
 from data_pipeline.stream.stream import PairStream
 from data_pipeline.untrusted import parse_json
@@ -129,6 +131,11 @@ def test_a_set_that_does_not_fit_is_refused_in_one_line_before_anything_is_read(
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     with pytest.raises(InputError, match=r"this host has .* GB free; set data\.resident false"):
         PairStream(features, RESIDENT, 0)
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (size, 100 * size))
+    graphics = torch.device("cuda", 1)
+    complaint = resident._complaint(features, RESIDENT, graphics)
+    assert re.search(r"cuda:1 has .* GB free; set data\.resident false", complaint)
     with pytest.raises(ValueError, match=r"data\.resident_gb must be a positive"):
         DataConfig(resident_gb=0)
 

@@ -129,6 +129,11 @@ def test_the_cache_forgets_what_was_used_longest_ago(tmp_path):
     assert cache.get("e") == b"e" * 240
     cache.put("too large", bytes(1001))
     assert cache.get("too large") is None
+    cache.put("just not", bytes(1000))
+    assert cache.get("just not") == bytes(1000)
+    cache.drop("just not")
+    cache.drop("just not")  # another process was faster
+    assert cache.get("just not") is None
     shutil.rmtree(tmp_path)
 
 

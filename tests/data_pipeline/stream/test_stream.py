@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -207,6 +208,29 @@ def test_a_buffer_without_room_reads_again_and_changes_no_byte(
     cramped = list(stream(features, reading=ReadingConfig(buffer_mb=0)).train(0))
     assert all(map(same, whole, cramped))
     assert len(reads.videos) == 120
+
+
+def test_more_shards_than_are_kept_open_change_no_byte(make_features, tmp_path, monkeypatch):
+    features = make_features(tmp_path / "many", videos=9, queries=2, per_shard=1)
+    whole = list(stream(features).train(0))
+    monkeypatch.setattr("data_pipeline.stream.fetching.OPEN_SHARDS", 2)
+    found, most = [], 0
+    for batch in stream(features).train(0):
+        found.append(batch)
+        files = [each.path for each in psutil.Process().open_files()]
+        most = max(most, sum(file.startswith(str(features.folder)) for file in files))
+    assert all(map(same, whole, found))
+    assert 0 < most <= 2
+
+
+def test_what_is_damaged_and_left_out_is_told(make_features, tmp_path, caplog):
+    features = make_features(tmp_path / "gap", videos=9, per_shard=3)
+    (features.folder / "00001.json").unlink()
+    kept = FeatureSet(features.folder, skip_damaged=True)
+    stream(kept, skip_damaged=True)
+    [line] = [each for each in caplog.messages if "left out" in each]
+    assert "9 pairs are left out" in line
+    assert any("00001.json: the shard's index is missing" in each for each in caplog.messages)
 
 
 def test_dropout_is_drawn_per_pair_whoever_reads_it(features):
