@@ -212,3 +212,12 @@ def test_models_that_differ_are_told_apart_whatever_computes_them(name):
     assert kernels.portable() == config
     wider = type(config)(**vars(config) | {"width": 64})
     assert wider.differences(config) == ["width"]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_prediction_lists_all_of_its_tensors(name):
+    prediction = small(name).train()(*draw([5, 7], [3, 2]))
+    held = [*prediction, *(prediction.own or ())]
+    expected = [id(each) for each in held if isinstance(each, Tensor)]
+    assert [id(each) for each in prediction.tensors()] == expected
+    assert len(expected) > 3

@@ -47,6 +47,7 @@ def test_folding_batch_norms_leaves_the_classifier_unchanged(lite0: EfficientNet
         torch.testing.assert_close(
             lite0.network.extract_features(x), original.extract_features(x), rtol=0, atol=1e-4
         )
+    assert not any(isinstance(each, torch.nn.BatchNorm2d) for each in lite0.modules())
 
 
 def test_layers_are_selected_and_have_one_width(lite0: EfficientNetLite0) -> None:
