@@ -54,7 +54,7 @@ class RecurrentEncoder(nn.Module):
             where = where.expand(*patches.shape[:-1], endpoints.shape[-1])
             patches = torch.cat((patches, where), -1)
         patches, words = self.video(patches), self.text(text)  # (U, B, L, P, F), (U, B, T, F)
-        clips = patches[0, :, :, 0]  # replaced in the first step
+        clips = position  # replaced in the first step
         for step, (patch, word) in enumerate(zip(patches, words, strict=True)):
             found = self._gather(patch, word, counted_words)  # (B, L, F)
             frame = patch[:, :, 0] + found * self.scale[steps - 1 - step].tanh()

@@ -46,3 +46,18 @@ def test_an_inverted_span_is_an_empty_one():
     # Of the hull from 0 to 0.4 the other covers half.
     torch.testing.assert_close(generalised_iou(inverted, other), torch.tensor(-0.5))
     torch.testing.assert_close(generalised_iou(empty, other), torch.tensor(-0.6))
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
+def test_a_hull_is_measured_in_full_precision(given, found):
+    a, b = (torch.tensor(span, dtype=given) for span in ([0.0, 1.0], [2.0, 2048.0]))
+    iou = generalised_iou(a, b)
+    assert iou.dtype == found
+    assert float(iou) == pytest.approx(-1 / 2048, rel=1e-6)  # half precision would round the union
