@@ -243,6 +243,9 @@ def test_windows_of_a_model_that_does_not_judge_existence_are_calibrated_by_them
     raw, nothing = Calibration().comparable(found)
     assert nothing is None
     assert raw is windows  # what was never calibrated stays what it is, to the last bit
+    judged = Calibration().comparable(replace(found, existence=np.zeros(1)))
+    assert judged[1] == pytest.approx([0.5])
+    assert judged[0][0, 0, 2] == pytest.approx(0.45)
     told, nothing = Calibration(window_scale=0.5, window_offset=2.0).comparable(found)
     assert nothing is None
     expected = [*expit(0.5 * logit(confidences[0, :2]) + 2.0), 0.0]

@@ -15,13 +15,14 @@ from trainer.judging import calibrating
 from trainer.judging.calibrating import calibrate
 
 PAIRS, CLIPS, WORDS = 12, 6, 4
+SAID = torch.arange(1, PAIRS + 1) - torch.tensor([0] * 11 + [6])  # the last says what 6 says
 
 
 def whole_batch() -> PairBatch:
     """Every other sentence is absent; the last pair stands in for one that is not there."""
     generator = torch.Generator().manual_seed(0)
     present = torch.arange(PAIRS) % 2 == 0
-    said = torch.arange(1, PAIRS + 1) - torch.tensor([0] * 11 + [6])  # the last says what 6 says
+    sentences = torch.stack((SAID, SAID.roll(1)), 1)
     video = torch.randn(PAIRS, CLIPS, 2, 12, generator=generator)
     text = torch.randn(PAIRS, WORDS, 2, 10, generator=generator)
     return PairBatch(
@@ -34,11 +35,13 @@ def whole_batch() -> PairBatch:
         saliency=torch.zeros(PAIRS, CLIPS),
         span=torch.full((PAIRS,), 2.0 * CLIPS),
         present=present.to(torch.int8),
-        sentence=said,
-        sentences=torch.stack((said, said.roll(1)), 1),
+        sentence=SAID,
+        sentences=sentences,
         repeated=torch.arange(PAIRS) == PAIRS - 1,
         annotations=[
-            Annotation(n, f"a {n}", f"v{n}", 2.0 * CLIPS, ((2.0, 8.0),) if n % 2 == 0 else ())
+            Annotation(
+                n, f"a {n}", f"v{n}", 2.0 * CLIPS, ((2.0, 8.0),) if n % 2 == 0 or n == 11 else ()
+            )
             for n in range(PAIRS)
         ],
     )
@@ -112,3 +115,31 @@ def test_several_ranks_calibrate_as_one(calibrated, monkeypatch, few, world):
         ):  # fmt: skip
             expected = pytest.approx(getattr(one, name), rel=1e-3, abs=1e-4)
             assert getattr(each, name) == expected, name
+
+
+def test_what_stands_in_or_has_no_other_sentence_is_not_fitted(calibrated, monkeypatch):
+    """Best windows, pairs and windows are those of what is there."""
+    fitted, best = [], []
+    monkeypatch.setattr(calibrating, "fit", lambda *given: fitted.append(given))
+    really = calibrating.decode
+
+    def decode(*given):
+        decoded = really(*given)
+        best.extend(decoded.windows[..., 2].max(1).tolist())
+        return decoded
+
+    monkeypatch.setattr(calibrating, "decode", decode)
+    calibrated(1)
+    logits, confidences, present, windows, right, what = fitted.pop()
+    assert len(logits) == len(present) == 11 + 11
+    assert set(confidences.tolist()) <= set(best)
+    assert len(windows) == len(right) == 6 * 6  # of six queries, none of what stands in
+    alone = torch.ones(PAIRS, dtype=torch.bool)
+    monkeypatch.setattr(
+        calibrating,
+        "other_sentences",
+        lambda batch, _: (batch.text, batch.text_mask, ~alone.numpy()),
+    )
+    calibrated(1)
+    assert len(fitted.pop()[0]) == 11
+    assert what.endswith("11 absent by another video's sentence")
