@@ -117,6 +117,7 @@ def _work(connection: Connection, root: Path, seed: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.disable(logging.WARNING)
     tempfile.tempdir = None  # as TMPDIR says
+    sys.dont_write_bytecode = True  # what a case is the first to import is no fault of its
     sys.path.insert(0, str(root))  # where a stranger's module would be found
     while (case := connection.recv()) is not None:
         connection.send(run_case(root, case[0], seed, case[1], watch))
