@@ -149,6 +149,8 @@ def translated(
             weights = detr.from_original(released.weights, kind)
             weights, columns = detr.arranged(weights, released.endpoints, released.sound, again)
             return _detr(weights, sizes[0], kind, columns), weights
+        if released.sound:  # whose columns no pyramid has a place for
+            raise ValueError("reads sound, which is imported of the DETRs alone")
         weights = pyramid.from_original(released.weights, kind)
         return _pyramid(weights, *sizes, kind, released.endpoints), weights
     except ValueError as error:

@@ -34,7 +34,7 @@ def verify(folder: Source, annotations: str | Path | None = None) -> Iterator[Fa
 
     With `annotations`, every row must be stored as it is, or its video or its query recorded in
     failures.jsonl.
-    Raises InputError for a folder that is no feature set, or whose failures.jsonl is not one.
+    Raises InputError for a folder that is no feature set.
     """
     features = FeatureSet(folder, skip_damaged=True, indexed=False)
     for fault in features.faults:
@@ -56,7 +56,12 @@ def verify(folder: Source, annotations: str | Path | None = None) -> Iterator[Fa
     except InputError as error:
         where, _, what = str(error).partition(": ")
         yield Fault(where, what)
-    failures = read_failures(features.folder)
+    failures: list[dict[str, Any]] = []
+    try:
+        failures = read_failures(features.folder)
+    except InputError as error:
+        where, _, what = str(error).partition(": ")
+        yield Fault(where, what)
     coverage = _Coverage(features, annotations, failures) if annotations is not None else None
     # Indexes of an earlier version have no qids, by which opening tells what is there twice.
     unnamed = bool((features.columns.arrays["qid kind"] == NO_QID).any())

@@ -25,7 +25,7 @@ def extremes(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     that holds it, from all. Every rank must call it, and go backwards through it."""
     found = torch.stack((-low.amin(), high.amax()))
     if world_size() > 1:
-        found = _Largest.apply(found)  # type: ignore[no-untyped-call]
+        found = _Largest.apply(found)  # type: ignore[no-untyped-call]  # torch leaves it so
     return -found[0], found[1]
 
 
@@ -89,7 +89,7 @@ class _Largest(torch.autograd.Function):
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:
         share: Tensor
-        (share,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        (share,) = ctx.saved_tensors  # type: ignore[attr-defined]  # torch's stub lacks it
         whole = gradients[0].clone()
         dist.all_reduce(whole)
         return whole * share

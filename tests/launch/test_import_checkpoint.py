@@ -184,6 +184,21 @@ def test_columns_that_do_not_add_up_are_named(tmp_path, capsys):
     assert "reads 22 columns, not v_feat_dim 18 + a_feat_dim 8" in capsys.readouterr().err
 
 
+def test_sound_that_a_pyramid_has_no_place_for_is_one_line(tmp_path, capsys):
+    width = len(released("flashvtg")["input_vid_proj.0.LayerNorm.weight"])
+    for video, sound, said in (
+        (width - 4, 4, "reads sound, which is imported of the DETRs alone"),
+        (width - 4, 3, f"reads {width} columns, not v_feat_dim"),
+    ):
+        options = argparse.Namespace(nheads=4, v_feat_dim=video, a_feat_dim=sound)
+        path = write(tmp_path / "best.ckpt", "flashvtg", opt=options)
+        for more in ([], ["--features=pann"]):
+            line = [str(path), "--kind=flashvtg", *more, f"--output={tmp_path / 'm'}"]
+            assert main(line) == 2
+            assert said in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
+
+
 def test_score_heads_may_have_several_convolutions(tmp_path):
     state, recording = released("flashvtg"), Recording("flashvtg")
     identity = torch.zeros(32, 32, 1, 5)

@@ -14,7 +14,7 @@ from model.spans import to_edges
 from trainer.config import PostprocessConfig
 
 LONGEST, UNIT, DECIMALS = 150.0, 2.0, 4
-COMPARED = KEPT_BY_SUPPRESSION = 10
+COMPARED = 10
 
 Window = list[float]
 
@@ -55,7 +55,7 @@ def _rounded(window: Window) -> Window:
 def _suppressed(windows: list[Window], threshold: float) -> list[Window]:
     left = windows[:COMPARED]
     kept: list[Window] = []
-    while left and len(kept) < KEPT_BY_SUPPRESSION:
+    while left:
         best = left.pop(0)
         kept.append(best)
         left = [window for window in left if _iou(best, window) <= threshold]

@@ -307,10 +307,14 @@ def test_a_row_with_faults_is_refused_where_it_is_written_and_where_a_stream_ope
         PairStream(FeatureSet(tmp_path), DataConfig(batch_size=1, eval_batch_size=1), seed=0)
 
 
-def test_a_damaged_record_of_failures_is_told_without_annotations_too(features: FeatureSet) -> None:
+def test_a_damaged_record_of_failures_is_a_fault_beside_the_others(features: FeatureSet) -> None:
     (features.folder / "failures.jsonl").write_bytes(b'{"vid": "gone"}\n')
-    with pytest.raises(InputError, match=r"failures\.jsonl:1: not a failure; remove this line"):
-        list(verify(features.folder))
+    [fault] = verify(features.folder)
+    assert str(fault).endswith("failures.jsonl:1: not a failure; remove this line")
+    (features.folder / "00001.json").unlink()
+    faults = [str(each) for each in verify(features.folder)]
+    assert any("00001.json: the shard's index is missing" in each for each in faults)
+    assert any("not a failure" in each for each in faults)
 
 
 def test_options_that_belong_to_no_encoder_tell_features_apart_too(provenance: Provenance) -> None:

@@ -263,6 +263,9 @@ def test_a_card_says_whose_network_it_is_and_from_where_on_something_is_not_foun
     assert "Moment-DETR (Lei et al." in card
     assert "SDST" not in card.partition("```")[0].partition("# other")[2]
     assert "does not judge\n  existence" in card
+    assert "are no probabilities" in card
+    told = replace(other, calibration=Calibration(fitted="dev: 12 windows"))
+    assert "right where the video shows it (dev: 12 windows)." in model_card("other", told, None)
     uncalibrated = replace(grounder.export, calibration=Calibration())
     assert "0.50, which was not calibrated." in model_card("tiny", uncalibrated, None)
 
